@@ -1,0 +1,62 @@
+package leak
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// libexec is where hack/setup.sh puts what Berth runs.
+const libexec = "/usr/local/libexec/berth"
+
+// NeedRoot skips t unless it runs as root. With REQUIRE_ROOT=1 in the
+// environment it fails t instead.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missing(t, "needs root")
+	}
+}
+
+// NeedTool returns the path of the first of the names that is installed: in
+// Berth's libexec directory and its cni directory, among the tools built for the
+// tests, or on PATH. Without any it skips t, or fails it with REQUIRE_ROOT=1.
+func NeedTool(t testing.TB, names ...string) (path string) {
+	t.Helper()
+	dirs := []string{libexec, filepath.Join(libexec, "cni"), builtTools()}
+	for _, name := range names {
+		for _, dir := range dirs {
+			path, err := exec.LookPath(filepath.Join(dir, name))
+			if err == nil {
+				return path
+			}
+		}
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	missing(t, "needs one of %q: run hack/setup.sh", names)
+	return ""
+}
+
+// builtTools is build/tools of the source tree that the working directory is in.
+func builtTools() string {
+	dir, err := os.Getwd()
+	for ; err == nil && dir != "/"; dir = filepath.Dir(dir) {
+		tools := filepath.Join(dir, "build", "tools")
+		if _, err := os.Stat(tools); err == nil {
+			return tools
+		}
+	}
+	return ""
+}
+
+func missing(t testing.TB, format string, args ...any) {
+	t.Helper()
+	end := t.Skipf
+	if os.Getenv("REQUIRE_ROOT") == "1" {
+		end = t.Fatalf
+	}
+	end(format, args...)
+}
