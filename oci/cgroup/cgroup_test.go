@@ -1,0 +1,226 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"berth/test/leak"
+)
+
+func TestMain(m *testing.M) { leak.MainUnderReaper(m) }
+
+func TestValid(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/berth": true, "/berth/a": true, "/kubepods/burstable/pod1/c": true,
+		"": false, "/": false, "berth": false, "/berth/": false, "//berth": false,
+		"/berth/../other": false, "/..": false, "/.": false, "/berth//a": false,
+	} {
+		if got := Valid(path); got != want {
+			t.Errorf("Valid(%q) = %v", path, got)
+		}
+	}
+	for _, path := range []string{"", "/", "/berth/.."} {
+		for name, err := range map[string]error{
+			"Kill": Kill(t.Context(), path), "Remove": Remove(path), "Make": Make(path, os.Getpid()),
+		} {
+			if !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("%s(%q): %v, want a refusal", name, path, err)
+			}
+		}
+	}
+}
+
+// testGroup is a cgroup of this test alone.
+func testGroup(t *testing.T) string {
+	t.Helper()
+	leak.NeedRoot(t)
+	p := fmt.Sprintf("/berth-cgroup-test-%d", time.Now().UnixNano())
+	t.Cleanup(func() {
+		if err := Kill(context.Background(), p); err != nil {
+			t.Error(err)
+		}
+		if err := Remove(p); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// member starts a shell that waits for its turn, puts it into the cgroup and
+// lets it go on with script.
+func member(t *testing.T, p, script string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", "read x; "+script)
+	turn, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if err := Make(p, cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := turn.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+func TestMakeEntersEveryHierarchy(t *testing.T) {
+	p := testGroup(t)
+	cmd := member(t, p+"/below", "exec sleep 1000")
+	for _, h := range hierarchies() {
+		b, err := os.ReadFile(filepath.Join(h.mount, p, "below", "cgroup.procs"))
+		if err != nil || string(b) != fmt.Sprintln(cmd.Process.Pid) {
+			t.Errorf("%s: processes %q, %v, want %d", h.mount, b, err, cmd.Process.Pid)
+		}
+	}
+	if pids, err := Procs(p); err != nil || !slices.Equal(pids, []int{cmd.Process.Pid}) {
+		t.Errorf("processes %v, %v, want %d", pids, err, cmd.Process.Pid)
+	}
+	if names := Children(p); !slices.Equal(names, []string{"below"}) {
+		t.Errorf("children %v", names)
+	}
+	if err := Remove(p); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("remove with a process in it: %v, want EBUSY", err)
+	}
+}
+
+// A process may be in the cgroup of one hierarchy alone.
+func TestKillFindsAProcessInAnyHierarchy(t *testing.T) {
+	for _, h := range hierarchies() {
+		p := testGroup(t)
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(h.mount, p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(h.controllers, "cpuset") {
+			if err := inheritCpuset(h.mount, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		enter(t, filepath.Join(h.mount, p), cmd.Process.Pid)
+		alive := open([]int{cmd.Process.Pid})
+		if err := Kill(t.Context(), p); err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if err := Wait(ctx, alive); err != nil {
+			t.Errorf("%s: %v", h.mount, err)
+			_ = cmd.Process.Kill()
+		}
+		cancel()
+		closeAll(alive)
+		_ = cmd.Wait()
+	}
+}
+
+func enter(t *testing.T, dir string, pid int) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What forks all the time is killed whole, also when it was stopped or frozen.
+func TestKill(t *testing.T) {
+	for name, script := range map[string]string{
+		"one":        "exec sleep 1000",
+		"tree":       "sleep 1000 & (sleep 1000 & sleep 1000) & setsid sleep 1000 & wait",
+		"fork storm": "while :; do true & done",
+		"moving on":  "on() { on & exit; }; on",
+		"stopped":    "sleep 1000 & kill -STOP $$",
+		"stubborn":   "trap '' TERM INT HUP; while :; do wait; done",
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := testGroup(t)
+			member(t, p, script)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if err := Kill(ctx, p); err != nil {
+				t.Fatal(err)
+			}
+			pids, err := Procs(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if alive := open(pids); len(alive) > 0 {
+				closeAll(alive)
+				t.Errorf("%d processes live", len(alive))
+			}
+		})
+	}
+}
+
+func TestKillAndRemoveNothing(t *testing.T) {
+	leak.NeedRoot(t)
+	const p = "/berth-cgroup-test-never"
+	if err := errors.Join(Kill(t.Context(), p), Remove(p)); err != nil {
+		t.Error(err)
+	}
+	if pids, err := Procs(p); len(pids) > 0 || err != nil {
+		t.Errorf("processes %v, %v", pids, err)
+	}
+	if names := Children(p); len(names) > 0 {
+		t.Errorf("children %v", names)
+	}
+}
+
+func TestRemoveTakesWhatIsBelow(t *testing.T) {
+	p := testGroup(t)
+	for _, h := range hierarchies() {
+		for _, below := range []string{"a/b/c", "a/d", "e"} {
+			if err := os.MkdirAll(filepath.Join(h.mount, p, below), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := Remove(p); err != nil {
+		t.Fatal(err)
+	}
+	if left := dirs(p); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// Waiting ends with the context: a process that does not end, as one in
+// uninterruptible sleep does not, is reported.
+func TestWaitEndsWithItsContext(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fds := open([]int{cmd.Process.Pid})
+	defer closeAll(fds)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Wait(ctx, fds); !errors.Is(err, context.Canceled) {
+		t.Errorf("wait: %v, want context.Canceled", err)
+	}
+	_ = cmd.Process.Kill()
+	if err := Wait(t.Context(), fds); err != nil {
+		t.Error(err)
+	}
+	if alive := open([]int{cmd.Process.Pid}); len(alive) > 0 {
+		closeAll(alive)
+		t.Error("a zombie counts as alive")
+	}
+	_ = cmd.Wait()
+}
