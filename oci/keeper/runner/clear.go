@@ -1,0 +1,92 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"berth/oci/cgroup"
+
+	"golang.org/x/sys/unix"
+)
+
+// clear kills what is left of a process and undoes what start made.
+func (r *runner) clear(c Clear) error {
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	if c.Dir != "" {
+		r.killStrays(c.Dir)
+	}
+	// A command whose caller gave up may be under way; killed, it ends.
+	r.mu.Lock()
+	cmd := r.commands[c.ID]
+	r.mu.Unlock()
+	if cmd != nil {
+		<-cmd.done
+	}
+	if c.Cgroup != "" {
+		if err := end(ctx, c.Cgroup); err != nil {
+			return err
+		}
+	}
+	if c.Box != "" {
+		if err := end(ctx, filepath.Join(RuntimesCgroup, c.Box)); err != nil {
+			return err
+		}
+	}
+	r.out.drop(c.ID)
+	if c.Root == "" {
+		return nil
+	}
+	return detach(c.Root)
+}
+
+// end kills what is in a cgroup and removes it.
+func end(ctx context.Context, path string) error {
+	if err := cgroup.Kill(ctx, path); err != nil {
+		return err
+	}
+	return cgroup.Remove(path)
+}
+
+// attach moves a detached mount to target, a directory that is made; nil if
+// something is mounted there already.
+func attach(mount *os.File, target string) error {
+	if err := os.MkdirAll(target, 0o700); err != nil {
+		return err
+	}
+	if mounted(target) {
+		return nil
+	}
+	if err := unix.MoveMount(int(mount.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach root filesystem at %s: %w", target, err)
+	}
+	return nil
+}
+
+// detach unmounts target and removes it. Copies of the mount in other mount
+// namespaces live on and must not make a removal fail.
+func detach(target string) error {
+	for {
+		err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", target, err)
+		}
+	}
+	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	return nil
+}
+
+// mounted reports that target is the root of a mount.
+func mounted(target string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}

@@ -1,0 +1,28 @@
+// Package runner is the keeper's one child: it runs OCI runtimes, makes and
+// pins namespaces, attaches mounts, reads the output of containers and writes
+// their logs.
+//
+// It is not a subreaper, so os/exec is safe in it, and it holds nothing that
+// matters: it may be killed at any moment. What a successor needs is with the
+// keeper (processes and files) and in the journal (the chunk of output that was
+// under way).
+//
+// Invariants
+//
+//   - A chunk of output is in the journal from before it is read until after it
+//     is in the log. There is one chunk at a time, so one journal serves the node.
+//   - One runner at a time: whoever has the journal locked. It waits for the end
+//     of its predecessor, which may have outlived its keeper by a little, and of
+//     whatever that was about to execute.
+//   - A successor first writes the journal's chunk to its log; then it takes up
+//     what the keeper knows. A runtime command that was left under way is waited
+//     for by whoever asks for the same process.
+//   - A process's output is known here until the keeper knows that it is drained.
+//   - Locks: output.mu is held for one chunk at a time, and while streams come
+//     and go; runner.mu guards the table of commands under way; runner.taking is
+//     held while the keeper is asked for files, output.mu may be taken below it.
+//
+// It imports the standard library and golang.org/x/sys only. Read protocol.go,
+// runner.go, command.go, then output.go with journal.go and lines.go, then
+// namespaces.go and init.go.
+package runner

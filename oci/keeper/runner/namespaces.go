@@ -1,0 +1,194 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// makePod makes what p names and is not there yet, and pins it.
+func makePod(p Pod) error {
+	if err := makeNamespaces(p); err != nil {
+		return err
+	}
+	if p.Shm != "" && !mounted(p.Shm) {
+		if err := mountShm(p.Shm, p.ShmSize); err != nil {
+			return err
+		}
+	}
+	if p.PIDNS != "" && !pinned(p.PIDNS) {
+		return startInit(p)
+	}
+	return nil
+}
+
+// makeNamespaces makes net, ipc and uts in one unshare. They are made together
+// or not at all: sysctls and the host name are set in the same thread before
+// the first pin appears, and net's, which comes last, says that all are there.
+func makeNamespaces(p Pod) error {
+	pins := []struct {
+		path, name string
+		flag       int
+	}{
+		{p.IPCNS, "ipc", unix.CLONE_NEWIPC},
+		{p.UTSNS, "uts", unix.CLONE_NEWUTS},
+		{p.NetNS, "net", unix.CLONE_NEWNET},
+	}
+	flags, missing := 0, false
+	for _, pin := range pins {
+		if pin.path != "" {
+			flags |= pin.flag
+			missing = missing || !pinned(pin.path)
+		}
+	}
+	if !missing {
+		return nil
+	}
+	for _, pin := range pins { // half of a crashed try
+		if pin.path != "" {
+			if err := unpin(pin.path); err != nil {
+				return err
+			}
+		}
+	}
+	return inThread(func() error {
+		if err := unix.Unshare(flags); err != nil {
+			return fmt.Errorf("make namespaces of pod %s: %w", p.ID, err)
+		}
+		if p.UTSNS != "" {
+			if err := unix.Sethostname([]byte(p.Hostname)); err != nil {
+				return fmt.Errorf("set host name %q: %w", p.Hostname, err)
+			}
+		}
+		if p.NetNS != "" {
+			if err := refuseRouterAdvertisements(); err != nil {
+				return err
+			}
+		}
+		if err := writeSysctls(p.Sysctls); err != nil {
+			return err
+		}
+		for _, pin := range pins {
+			if pin.path == "" {
+				continue
+			}
+			if err := pinThread(pin.path, pin.name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// inThread runs f on an operating system thread that ends with it: its
+// namespaces are nobody else's.
+func inThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		if unix.Gettid() != unix.Getpid() {
+			done <- f()
+			return
+		}
+		// The process's first thread never ends: it would hold the namespaces.
+		// While it is locked here, f gets another.
+		done <- inThread(f)
+		runtime.UnlockOSThread()
+	}()
+	return <-done
+}
+
+// refuseRouterAdvertisements keeps a container on the pod's network from
+// becoming its router (CVE-2020-10749). Interfaces made later take the default.
+func refuseRouterAdvertisements() error {
+	for _, name := range []string{"all", "default"} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_ra", []byte("0"), 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // no IPv6 here
+			return err
+		}
+	}
+	return nil
+}
+
+// writeSysctls writes through /proc/sys, which shows the thread's own
+// namespaces. The names were validated by berthd.
+func writeSysctls(sysctls map[string]string) error {
+	for name, value := range sysctls {
+		path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
+		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+			return fmt.Errorf("set sysctl %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// pinThread binds the calling thread's namespace to path.
+func pinThread(path, name string) error {
+	return pin(path, fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), name))
+}
+
+// pin binds the namespace file at source to path.
+func pin(path, source string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	f.Close()
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin namespace at %s: %w", path, err)
+	}
+	return nil
+}
+
+// pinned reports that a namespace is bound to path.
+func pinned(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
+}
+
+// unpin undoes pin; nil if there is nothing. Private copies of the mount in
+// other mount namespaces live on, so a busy file is no error.
+func unpin(path string) error { return detach(path) }
+
+func mountShm(path string, size int64) error {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	opts := fmt.Sprintf("mode=1777,size=%d", size)
+	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+		return fmt.Errorf("mount /dev/shm of the pod: %w", err)
+	}
+	return nil
+}
+
+// clearPod undoes makePod, also half of it. The pod's containers are gone.
+func clearPod(p Pod) error {
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	for _, path := range []string{p.InitCgroup, p.Cgroup} {
+		if path == "" {
+			continue
+		}
+		if err := end(ctx, path); err != nil {
+			return err
+		}
+	}
+	for _, path := range []string{p.PIDNS, p.NetNS, p.UTSNS, p.IPCNS, p.Shm, p.Init} {
+		if path == "" {
+			continue
+		}
+		if err := detach(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}

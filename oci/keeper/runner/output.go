@@ -1,0 +1,359 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"berth/oci/keeper"
+
+	"golang.org/x/sys/unix"
+)
+
+// output reads the standard output and error of all processes and writes their
+// logs: one goroutine, one epoll, one chunk at a time. A process is never held
+// up by who reads its log, only by the log's own disk.
+type output struct {
+	logger  *log.Logger
+	journal *journal
+	epoll   int
+
+	mu      sync.Mutex        // held for one chunk at a time
+	lines   []byte            // the chunk as log lines
+	sinks   map[string]*sink  // by process ID
+	streams map[int32]*stream // by descriptor, those in epoll
+}
+
+// Names of streams in a log.
+const (
+	stdoutName = "stdout"
+	stderrName = "stderr"
+)
+
+// sink is where the output of one process goes.
+type sink struct {
+	id      string
+	log     *os.File // nil: dropped
+	dir     string   // of log
+	stat    unix.Stat_t
+	size    int64 // of log; only we write it
+	failing bool  // the last write failed: said once
+	streams []*stream
+}
+
+// stream is one of a process's.
+type stream struct {
+	sink *sink
+	name string // stdoutName or stderrName
+	file *os.File
+	fd   int
+	tty  bool // fd is a pty master
+}
+
+func newOutput(j *journal, logger *log.Logger) (*output, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make epoll: %w", err)
+	}
+	return &output{
+		logger: logger, journal: j, epoll: epoll,
+		sinks: make(map[string]*sink), streams: make(map[int32]*stream),
+	}, nil
+}
+
+// add takes over the named files of a process: its output and its log. Reading
+// begins with resume: what a runtime that fails writes to the FIFOs is not the
+// container's.
+func (o *output) add(id string, names []string, files []*os.File) {
+	s := &sink{id: id}
+	for i, name := range names {
+		f := files[i]
+		switch name {
+		case keeper.FileStdout, keeper.FileTTY:
+			s.streams = append(s.streams, &stream{
+				sink: s, name: stdoutName, file: f, fd: int(f.Fd()), tty: name == keeper.FileTTY,
+			})
+		case keeper.FileStderr:
+			s.streams = append(s.streams, &stream{sink: s, name: stderrName, file: f, fd: int(f.Fd())})
+		case keeper.FileLog:
+			s.setLog(f)
+		default:
+			f.Close()
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if old := o.sinks[id]; old != nil {
+		o.forget(old)
+	}
+	o.sinks[id] = s
+}
+
+func (s *sink) setLog(f *os.File) {
+	if s.log != nil {
+		s.log.Close()
+	}
+	s.log, s.failing = f, false
+	if err := unix.Fstat(int(f.Fd()), &s.stat); err == nil {
+		s.size = s.stat.Size
+	}
+	if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd())); err == nil {
+		s.dir = filepath.Dir(name)
+	}
+}
+
+// has reports that a process's output is known here.
+func (o *output) has(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sinks[id] != nil
+}
+
+// resume starts reading a process's output.
+func (o *output) resume(id string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.sinks[id]
+	if s == nil {
+		return nil
+	}
+	for _, st := range s.streams {
+		o.streams[int32(st.fd)] = st
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(st.fd)}
+		if err := unix.EpollCtl(o.epoll, unix.EPOLL_CTL_ADD, st.fd, &event); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("watch %s of %s: %w", st.name, id, err)
+		}
+	}
+	return nil
+}
+
+// drain writes to the log what the process's FIFOs hold now, and reads no more
+// of them. A process elsewhere may hold them open for ever, and may go on
+// writing: what comes later is not waited for. The process stays known.
+func (o *output) drain(id string) *sink {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.sinks[id]
+	if s == nil {
+		return nil
+	}
+	for _, st := range s.streams {
+		for left := st.held(); left > 0; {
+			n := o.move(st, left)
+			if n <= 0 {
+				break
+			}
+			left -= n
+		}
+		o.pause(st)
+		keeper.At("exit draining")
+	}
+	return s
+}
+
+// close lets go of a drained process, unless it is another's by now.
+func (o *output) close(s *sink) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s != nil && o.sinks[s.id] == s {
+		o.forget(s)
+	}
+}
+
+// drop lets go of a process's files without reading them.
+func (o *output) drop(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s := o.sinks[id]; s != nil {
+		o.forget(s)
+	}
+}
+
+// forget closes s's files.
+func (o *output) forget(s *sink) {
+	for _, st := range s.streams {
+		o.pause(st)
+		st.file.Close()
+	}
+	if s.log != nil {
+		s.log.Close()
+	}
+	delete(o.sinks, s.id)
+}
+
+// pause stops reading st. Closing it would not: that takes a descriptor out of
+// epoll only when no duplicate of it is left anywhere, and the keeper has one.
+func (o *output) pause(st *stream) {
+	if o.streams[int32(st.fd)] == st {
+		delete(o.streams, int32(st.fd))
+		_ = unix.EpollCtl(o.epoll, unix.EPOLL_CTL_DEL, st.fd, nil)
+	}
+}
+
+// reopen makes f the process's log, with no chunk under way. A process whose
+// output is not read has no use for it.
+func (o *output) reopen(id string, f *os.File) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s := o.sinks[id]; s != nil {
+		s.setLog(f)
+		return
+	}
+	f.Close()
+}
+
+// finish writes the chunk that a predecessor left in the journal.
+func (o *output) finish() {
+	if c, ok := o.journal.left(); ok && c.ino != 0 {
+		if err := o.finishChunk(c); err != nil {
+			o.logger.Printf("finish a chunk of %d bytes: %v", len(c.bytes), err)
+		}
+	}
+	o.journal.done()
+}
+
+func (o *output) finishChunk(c leftChunk) error {
+	f, err := openInode(c.dir, c.dev, c.ino)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() > c.size {
+		// Part of the chunk is there, in lines with another time.
+		if err := f.Truncate(c.size); err != nil {
+			return err
+		}
+	}
+	s := &sink{id: c.dir, log: f, size: c.size}
+	o.write(s, c.stream, c.bytes)
+	return nil
+}
+
+// openInode opens a log by what cannot be replaced: its name may be another's
+// since it was rotated.
+func openInode(dir string, dev, ino uint64) (*os.File, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) != nil || st.Dev != dev || st.Ino != ino {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, err
+		}
+		if unix.Fstat(int(f.Fd()), &st) == nil && st.Dev == dev && st.Ino == ino {
+			return f, nil
+		}
+		f.Close()
+	}
+	return nil, fmt.Errorf("log with inode %d in %s: %w", ino, dir, os.ErrNotExist)
+}
+
+// loop reads for the runner's life.
+func (o *output) loop() {
+	events := make([]unix.EpollEvent, 64)
+	for {
+		n, err := unix.EpollWait(o.epoll, events, -1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			o.logger.Fatalf("wait for output: %v", err) // the next runner starts anew
+		}
+		for _, e := range events[:max(n, 0)] {
+			o.mu.Lock()
+			if st := o.streams[e.Fd]; st != nil {
+				o.move(st, chunkSize)
+			}
+			o.mu.Unlock()
+		}
+	}
+}
+
+// move takes at most limit bytes from a stream to its log and returns how many.
+// The descriptor may be in blocking mode, shared with the keeper: only what is
+// there is asked for.
+func (o *output) move(st *stream, limit int) int {
+	want := min(st.available(), limit, chunkSize)
+	if want == 0 {
+		return 0
+	}
+	s := st.sink
+	keeper.At("chunk seen")
+	buf := o.journal.expect(st, want)
+	n, err := unix.Read(st.fd, buf)
+	if err != nil {
+		o.logger.Printf("read %s of %s: %v", st.name, s.id, err)
+	}
+	o.journal.have(n)
+	if n > 0 {
+		o.write(s, st.name, buf[:n])
+		keeper.At("chunk written")
+		o.journal.done()
+	}
+	return n
+}
+
+// linesKept bounds the memory that lines keeps between chunks: a chunk of
+// newlines grows fortyfold.
+const linesKept = 256 << 10
+
+// write appends a chunk to the log, whole or, when the disk is full, not at all.
+func (o *output) write(s *sink, name string, chunk []byte) {
+	if s.log == nil {
+		return
+	}
+	o.lines = appendLines(o.lines[:0], time.Now(), name, chunk)
+	n, err := s.log.Write(o.lines)
+	if err == nil {
+		s.size += int64(n)
+		s.failing = false
+	} else {
+		if n > 0 {
+			_ = s.log.Truncate(s.size)
+		}
+		if !s.failing {
+			o.logger.Printf("write log of %s: %v: output is lost until it can be written", s.id, err)
+		}
+		s.failing = true
+	}
+	if cap(o.lines) > linesKept {
+		o.lines = nil
+	}
+}
+
+// available is how many bytes can be read from st without waiting.
+func (st *stream) available() int {
+	if st.tty {
+		// What was written moves to the master's end in the background, unless
+		// somebody asks whether it is there.
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(st.fd), Events: unix.POLLIN}}, 0)
+	}
+	n, err := unix.IoctlGetInt(st.fd, unix.TIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// ttyHeld is more than a terminal takes in while nobody reads from it. It shows
+// 4 KiB of that at a time.
+const ttyHeld = 256 << 10
+
+// held bounds how many bytes st holds now.
+func (st *stream) held() int {
+	if st.tty {
+		return ttyHeld
+	}
+	return st.available()
+}

@@ -1,0 +1,80 @@
+package runner
+
+import "time"
+
+// Requests to the runner, by keeper.RunnerSocket.
+const (
+	// OpRun: Run → Ran. Repeating it for the same ID joins the command under
+	// way or returns the same process.
+	OpRun = "run"
+	// OpReopen: Reopen → nothing. The keeper holds the new log already. When it
+	// returns, nothing more is written to the old one.
+	OpReopen = "reopen"
+	// OpClear: Clear → nothing. Kills what is left of a process and undoes
+	// what OpRun made.
+	OpClear = "clear"
+	// OpMakePod: Pod → nothing.
+	OpMakePod = "make-pod"
+	// OpClearPod: Pod → nothing. Undoes OpMakePod, also half of it.
+	OpClearPod = "clear-pod"
+)
+
+// RuntimesCgroup is where runtime commands run on a node that has cgroup v2, in
+// boxes of their own, so that one that hangs can be killed whole.
+const RuntimesCgroup = "/berth.runtimes"
+
+// LogFile, in a process's directory, is where the OCI runtime is told to write
+// its own messages (--log).
+const LogFile = "runtime.log"
+
+// Run is one OCI runtime command that starts a process and then ends, leaving
+// the process's pid in keeper.PidFile. The keeper knows the process already.
+type Run struct {
+	ID      string        `json:"id"`
+	Dir     string        `json:"dir"`
+	Argv    []string      `json:"argv"`           // absolute path of the runtime, then its arguments
+	Box     string        `json:"box"`            // of the command, below RuntimesCgroup
+	Timeout time.Duration `json:"timeout"`        // after it the command and what it started are killed
+	Root    string        `json:"root,omitempty"` // where the root filesystem is attached; a detached mount is the first file
+	Stdio   bool          `json:"stdio"`          // stdin, stdout and stderr are the last three files; else the FIFOs in Dir
+	Stdin   bool          `json:"stdin"`          // without Stdio: the FIFO is the standard input; else /dev/null
+	TTY     bool          `json:"tty"`            // no stdio at all: the runtime makes a terminal
+	Again   bool          `json:"again"`          // asked before, of a runner that died: its command may be under way still
+}
+
+// Ran is the reply to OpRun.
+type Ran struct {
+	Pid    int    `json:"pid"`              // 0: no process was started
+	Status string `json:"status,omitempty"` // how the command ended, if not well
+	Stderr string `json:"stderr,omitempty"` // the end of what it wrote there, if it failed
+}
+
+// Reopen is the body of OpReopen.
+type Reopen struct {
+	ID string `json:"id"`
+}
+
+// Clear is the body of OpClear.
+type Clear struct {
+	ID     string `json:"id"`
+	Dir    string `json:"dir"`    // empty: no runtime command can be under way
+	Box    string `json:"box"`    // killed whole and removed; empty: none
+	Cgroup string `json:"cgroup"` // killed whole and removed; empty: none
+	Root   string `json:"root"`   // unmounted; empty: none
+}
+
+// Pod says what OpMakePod makes. An empty path leaves a part out.
+type Pod struct {
+	ID         string            `json:"id"`
+	NetNS      string            `json:"netns"`
+	IPCNS      string            `json:"ipcns"`
+	UTSNS      string            `json:"utsns"`
+	PIDNS      string            `json:"pidns"` // held by a tiny init
+	Shm        string            `json:"shm"`
+	ShmSize    int64             `json:"shmSize"` // bytes
+	Hostname   string            `json:"hostname"`
+	Sysctls    map[string]string `json:"sysctls"`
+	Init       string            `json:"init"`       // an empty directory, the init's root to be
+	InitCgroup string            `json:"initCgroup"` // of the init
+	Cgroup     string            `json:"cgroup"`     // of the pod, if Berth owns it: killed and removed by OpClearPod
+}

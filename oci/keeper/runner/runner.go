@@ -1,0 +1,289 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+
+	"berth/oci/cgroup"
+	"berth/oci/keeper"
+	"berth/oci/keeper/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// runner is the process's state.
+type runner struct {
+	run    string
+	logger *log.Logger
+	keeper *wire.Peer
+	out    *output
+
+	taking sync.Mutex // held from asking the keeper for files until they are out's
+
+	mu       sync.Mutex
+	commands map[string]*command // runtime commands under way, by process ID
+}
+
+// Main is the runner process. It returns when the keeper is gone.
+func Main(run string, logger *log.Logger) error {
+	signal.Ignore(unix.SIGPIPE, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
+	// OCI runtimes, execs and containers inherit these two. What protects the
+	// keeper is not for them, and this process may die.
+	unix.Umask(0o022)
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0); err != nil {
+		logger.Printf("reset oom_score_adj: %v", err)
+	}
+	unix.CloseOnExec(keeper.RunnerKeeperFD)
+	unix.CloseOnExec(keeper.RunnerListenerFD)
+	conn, err := wire.FileConn(os.NewFile(keeper.RunnerKeeperFD, "keeper"))
+	if err != nil {
+		return fmt.Errorf("reach the keeper: %w", err)
+	}
+	listener, err := net.FileListener(os.NewFile(keeper.RunnerListenerFD, "listener"))
+	if err != nil {
+		return fmt.Errorf("take over the listener: %w", err)
+	}
+	journal, err := openJournal(keeper.JournalFile(run))
+	if err != nil {
+		return fmt.Errorf("open journal: %w", err)
+	}
+	out, err := newOutput(journal, logger)
+	if err != nil {
+		return err
+	}
+	out.finish()
+	r := &runner{
+		run: run, logger: logger, keeper: wire.NewPeer(conn), out: out,
+		commands: make(map[string]*command),
+	}
+	go r.keeper.Serve(r.notice)
+	if err := r.takeOver(); err != nil {
+		return err
+	}
+	go out.loop()
+	go r.accept(listener.(*net.UnixListener))
+	<-r.keeper.Done()
+	return nil
+}
+
+// accept serves connections of berthd.
+func (r *runner) accept(l *net.UnixListener) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		go wire.NewPeer(wire.NewConn(c)).Serve(func(q *wire.Request) { go r.answer(q) })
+	}
+}
+
+// answer serves one request on a goroutine of its own.
+func (r *runner) answer(q *wire.Request) {
+	var (
+		body any
+		err  error
+	)
+	switch q.Op {
+	case OpRun:
+		var c Run
+		if err = q.Decode(&c); err == nil {
+			body, err = r.join(c, q.Files)
+		}
+	case OpReopen:
+		var c Reopen
+		if err = q.Decode(&c); err == nil {
+			err = r.reopen(c)
+		}
+	case OpClear:
+		var c Clear
+		if err = q.Decode(&c); err == nil {
+			err = r.clear(c)
+		}
+	case OpMakePod:
+		var p Pod
+		if err = q.Decode(&p); err == nil {
+			err = makePod(p)
+		}
+	case OpClearPod:
+		var p Pod
+		if err = q.Decode(&p); err == nil {
+			err = clearPod(p)
+		}
+	default:
+		err = fmt.Errorf("unknown request %q", q.Op)
+	}
+	wire.CloseAll(q.Files)
+	if errors.Is(err, wire.ErrLost) {
+		// Without the keeper this process ends; the lost connection tells
+		// berthd to ask the next one.
+		return
+	}
+	q.Reply(body, err)
+}
+
+// notice handles what the keeper tells.
+func (r *runner) notice(q *wire.Request) {
+	wire.CloseAll(q.Files)
+	var s keeper.State
+	if q.Decode(&s) != nil {
+		return
+	}
+	switch q.Op {
+	case keeper.NoticeAdopted:
+		go r.adopted(s)
+	case keeper.NoticeExited:
+		go r.exited(s)
+	}
+}
+
+// takeOver goes on with what a predecessor left. The journal's chunk, which
+// comes before all that is in the FIFOs, is in its log by now.
+func (r *runner) takeOver() error {
+	var h keeper.Hello
+	if err := r.call(keeper.OpHello, nil, &h); err != nil {
+		return err
+	}
+	ids, err := keeper.AllIDs(context.Background(), r.keeper, h)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		s, err := r.takeUp(id)
+		switch {
+		case err != nil: // dropped meanwhile
+			r.logger.Print(err)
+		case s.InFlight:
+			r.settleLeft(s)
+		case s.Exit != nil && s.Output && !s.Gone:
+			go r.exited(s)
+		}
+	}
+	return nil
+}
+
+// takeUp reads the output of a running process unless that is done already.
+func (r *runner) takeUp(id string) (keeper.State, error) {
+	r.taking.Lock()
+	defer r.taking.Unlock()
+	s, files, err := r.get(id)
+	if err != nil {
+		return s, err
+	}
+	if s.Pid == 0 || !s.Output || s.Gone || r.out.has(id) {
+		wire.CloseAll(files)
+		return s, nil
+	}
+	r.out.add(id, s.Files, files)
+	return s, r.out.resume(id)
+}
+
+// settleLeft waits for a runtime command that a predecessor left under way.
+// Whoever asks for one of the same process waits for it first.
+func (r *runner) settleLeft(s keeper.State) {
+	cmd := &command{done: make(chan struct{}), left: true}
+	r.mu.Lock()
+	r.commands[s.ID] = cmd
+	r.mu.Unlock()
+	go func() {
+		defer r.end(s.ID, cmd)
+		r.waitForStrays(s.Dir, strayTimeout)
+		err := r.settle(s.ID, &s)
+		if err == nil {
+			_, err = r.takeUp(s.ID)
+		}
+		if err != nil {
+			r.logger.Print(err)
+		}
+	}()
+}
+
+// adopted is told of a process that the keeper has learned of while it runs.
+func (r *runner) adopted(s keeper.State) {
+	if _, err := r.takeUp(s.ID); err != nil {
+		r.logger.Print(err)
+	}
+}
+
+// exited kills what a process that ended has left in its cgroup, drains its
+// output and lets the keeper reap it. It may be called twice.
+func (r *runner) exited(s keeper.State) {
+	// Its streams are known by the time its command is settled; it may have
+	// ended before that.
+	r.mu.Lock()
+	c := r.commands[s.ID]
+	r.mu.Unlock()
+	if c != nil {
+		<-c.done
+	}
+	keeper.At("exit told")
+	if s.Cgroup != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+		if err := cgroup.Kill(ctx, s.Cgroup); err != nil {
+			r.logger.Printf("process %s ended: %v", s.ID, err)
+		}
+		cancel()
+	}
+	keeper.At("exit killed")
+	if _, err := r.takeUp(s.ID); err != nil {
+		r.logger.Print(err)
+	}
+	out := r.out.drain(s.ID)
+	keeper.At("exit emptied")
+	if err := r.call(keeper.OpDrained, keeper.ID{ID: s.ID}, nil); err != nil {
+		r.logger.Print(err)
+	}
+	// Not before the keeper knows: nobody may take up what is drained.
+	r.out.close(out)
+}
+
+// reopen makes what the keeper holds as the log of a process its log.
+func (r *runner) reopen(c Reopen) error {
+	keeper.At("reopen asked")
+	if _, err := r.takeUp(c.ID); err != nil {
+		return err
+	}
+	r.taking.Lock()
+	defer r.taking.Unlock()
+	s, files, err := r.get(c.ID)
+	if err != nil {
+		return err
+	}
+	for i, name := range s.Files {
+		if name == keeper.FileLog {
+			r.out.reopen(c.ID, files[i])
+		} else {
+			files[i].Close()
+		}
+	}
+	keeper.At("reopen done")
+	return nil
+}
+
+func (r *runner) get(id string) (keeper.State, []*os.File, error) {
+	var s keeper.State
+	files, err := r.keeper.Call(context.Background(), keeper.OpGet, keeper.ID{ID: id}, &s)
+	if err == nil && len(files) != len(s.Files) {
+		wire.CloseAll(files)
+		return s, nil, fmt.Errorf("get %s: %d files for %d names", id, len(files), len(s.Files))
+	}
+	return s, files, err
+}
+
+func (r *runner) settle(id string, s *keeper.State) error {
+	return r.call(keeper.OpSettle, keeper.ID{ID: id}, s)
+}
+
+func (r *runner) call(op string, in, out any, files ...*os.File) error {
+	got, err := r.keeper.Call(context.Background(), op, in, out, files...)
+	wire.CloseAll(got)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return nil
+}

@@ -1,0 +1,290 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"berth/oci/keeper/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrUnknown: the keeper knows no such process.
+var ErrUnknown = errors.New("process is not known to the keeper")
+
+// tracked is a process as the client knows it. All but gone is guarded by
+// Client.mu.
+type tracked struct {
+	state   State
+	files   map[string]*os.File // copies; nil once state.Gone or dropped
+	gone    chan struct{}       // closed when state.Gone
+	dropped bool                // no keeper is to have it any more
+}
+
+// Add makes the keeper expect a process. The files are the caller's to close;
+// spec.Files names them. console is the socket for the runtime's
+// --console-socket if spec.TTY.
+func (c *Client) Add(ctx context.Context, spec Spec, files ...*os.File) (console string, err error) {
+	// Known here first: a keeper that dies meanwhile is followed by one that is
+	// told of it.
+	t, err := c.track(spec, files)
+	if err != nil {
+		return "", err
+	}
+	var added Added
+	if _, err := c.call(ctx, OpAdd, spec, &added, files...); err != nil {
+		c.forget(spec.ID, t)
+		return "", err
+	}
+	return added.Console, nil
+}
+
+// track makes a process known to the client, with copies of its files, unless it
+// is known already.
+func (c *Client) track(spec Spec, files []*os.File) (*tracked, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.processes[spec.ID]; t != nil {
+		return t, nil
+	}
+	t := &tracked{state: State{Spec: spec}, files: make(map[string]*os.File), gone: make(chan struct{})}
+	for i, f := range files {
+		kept, err := dup(f)
+		if err != nil {
+			t.closeFiles()
+			return nil, fmt.Errorf("add %s: %w", spec.ID, err)
+		}
+		t.files[spec.Files[i]] = kept
+	}
+	c.processes[spec.ID] = t
+	return t, nil
+}
+
+// forget undoes track.
+func (c *Client) forget(id string, t *tracked) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.processes[id] == t {
+		t.closeFiles()
+		delete(c.processes, id)
+	}
+}
+
+// State returns what the client knows of a process; ErrUnknown.
+func (c *Client) State(id string) (State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.processes[id]; t != nil {
+		return t.state, nil
+	}
+	return State{}, fmt.Errorf("%w: %s", ErrUnknown, id)
+}
+
+// IDs lists the processes that the client knows.
+func (c *Client) IDs() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ids []string
+	for id := range c.processes {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Wait blocks until a process is gone: it has ended, and its output is in its
+// log. ErrUnknown.
+func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
+	c.mu.Lock()
+	t := c.processes[id]
+	c.mu.Unlock()
+	if t == nil {
+		return Exit{}, fmt.Errorf("%w: %s", ErrUnknown, id)
+	}
+	select {
+	case <-t.gone:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return *t.state.Exit, nil
+	case <-ctx.Done():
+		return Exit{}, ctx.Err()
+	}
+}
+
+// Signal sends a signal to a process by its pidfd; ErrUnknown if it has ended.
+func (c *Client) Signal(id string, sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.processes[id]
+	if t == nil || t.files[FilePidfd] == nil {
+		return fmt.Errorf("%w: %s", ErrUnknown, id)
+	}
+	err := unix.PidfdSendSignal(number(t.files[FilePidfd]), sig, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("%w: %s", ErrUnknown, id)
+	}
+	return err
+}
+
+// Put makes the keeper, and each one after it, hold f in place of what it holds
+// under that name. f is the caller's to close. ErrUnknown.
+func (c *Client) Put(ctx context.Context, id, name string, f *os.File) error {
+	c.mu.Lock()
+	t := c.processes[id]
+	if t == nil || t.files == nil {
+		c.mu.Unlock()
+		return fmt.Errorf("%w: %s", ErrUnknown, id)
+	}
+	kept, err := dup(f)
+	if err == nil {
+		if old := t.files[name]; old != nil {
+			old.Close()
+		}
+		t.files[name] = kept
+	}
+	c.mu.Unlock()
+	if err == nil {
+		_, err = c.call(ctx, OpPut, Put{ID: id, Name: name}, nil, f)
+	}
+	return err
+}
+
+// CloseFile makes the keeper close a held file: the end of a process's stdin.
+func (c *Client) CloseFile(ctx context.Context, id, name string) error {
+	c.mu.Lock()
+	if t := c.processes[id]; t != nil && t.files[name] != nil {
+		t.files[name].Close()
+		delete(t.files, name)
+	}
+	c.mu.Unlock()
+	_, err := c.call(ctx, OpCloseFile, Put{ID: id, Name: name}, nil)
+	return err
+}
+
+// Drop makes the keeper and the client forget a process.
+func (c *Client) Drop(ctx context.Context, id string) error {
+	c.mu.Lock()
+	t := c.processes[id]
+	if t != nil {
+		t.dropped = true
+		t.closeFiles()
+	}
+	c.mu.Unlock()
+	if _, err := c.call(ctx, OpDrop, ID{ID: id}, nil); err != nil {
+		return err
+	}
+	// Only now: what an earlier reply still tells must not come as news.
+	if t != nil {
+		c.forget(id, t)
+	}
+	return nil
+}
+
+// Refresh takes copies of what the keeper holds for a process, as it does by
+// itself when it connects.
+func (c *Client) Refresh(ctx context.Context, id string) error {
+	for {
+		peer, err := c.connected(ctx)
+		if err != nil {
+			return err
+		}
+		if s, err := c.State(id); err == nil && s.Gone {
+			return nil // another keeper may not even know it
+		}
+		if err := c.refresh(ctx, peer, id); !errors.Is(err, wire.ErrLost) {
+			return err
+		}
+		c.lost(peer)
+	}
+}
+
+// refresh takes over the keeper's knowledge of a process, and copies of the
+// files that it holds.
+func (c *Client) refresh(ctx context.Context, peer *wire.Peer, id string) error {
+	var s State
+	files, err := peer.Call(ctx, OpGet, ID{ID: id}, &s)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.knownLocked(id)
+	t.closeFiles()
+	t.files = make(map[string]*os.File, len(files))
+	for i, f := range files {
+		t.files[s.Files[i]] = f
+	}
+	t.update(s)
+	return nil
+}
+
+// addAgain hands a process to a keeper that did not know it.
+func (c *Client) addAgain(ctx context.Context, peer *wire.Peer, t *tracked) error {
+	c.mu.Lock()
+	s := t.state
+	if s.Gone || t.dropped {
+		c.mu.Unlock()
+		return nil
+	}
+	s.Files = nil
+	var files []*os.File
+	for name, f := range t.files {
+		s.Files = append(s.Files, name)
+		files = append(files, f)
+	}
+	c.mu.Unlock()
+	if _, err := peer.Call(ctx, OpAdd, s.Spec, nil, files...); err != nil {
+		return fmt.Errorf("hand process %s to the new keeper: %w", s.ID, err)
+	}
+	return nil
+}
+
+func (c *Client) notice(r *wire.Request) {
+	wire.CloseAll(r.Files)
+	var s State
+	if r.Op != NoticeGone || r.Decode(&s) != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// While the keeper is met, also of a process that it is about to be asked
+	// for: the reply to that, sent before, may be looked at after this. Later, a
+	// process that is not known was dropped.
+	if c.processes[s.ID] != nil || c.peer == nil {
+		c.knownLocked(s.ID).update(s)
+	}
+}
+
+// knownLocked returns what is known of a process, with nothing in it if that is
+// the first word of it.
+func (c *Client) knownLocked(id string) *tracked {
+	t := c.processes[id]
+	if t == nil {
+		t = &tracked{gone: make(chan struct{})}
+		c.processes[id] = t
+	}
+	return t
+}
+
+// update is called with Client.mu held. Gone is final: the reply to a request
+// may be looked at after a notice that was sent later.
+func (t *tracked) update(s State) {
+	if !t.state.Gone {
+		t.state = s
+		if s.Gone {
+			close(t.gone)
+		}
+	}
+	if t.state.Gone || t.dropped {
+		t.closeFiles()
+	}
+}
+
+func (t *tracked) closeFiles() {
+	for _, f := range t.files {
+		f.Close()
+	}
+	t.files = nil
+}
