@@ -1,0 +1,11 @@
+// Package oci runs pods and containers on the kernel: namespaces, OCI runtimes,
+// cgroups and the processes that outlive the daemon.
+//
+// It knows nothing of CRI, of images or of networks. A caller hands it plain
+// structs: a Pod (which namespaces, which cgroup) and a Container (which run
+// directory, which runtime spec). What must survive the daemon is done by
+// oci/keeper, and Runtime is its only user.
+//
+// Read in this order: runtime.go (the types), pod.go, start.go, wait.go, exec.go,
+// stop.go, log.go, gc.go, then probe.go and rundir.go.
+package oci

@@ -1,0 +1,98 @@
+package oci
+
+import (
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A terminal's master is with the keeper from when the runtime has sent it, and
+// with berthd from when the start has ended: a keeper that dies in between takes
+// it along, and the start fails with that reason. Any other death loses nothing.
+func TestKillAStartWithATerminal(t *testing.T) {
+	takesTheTerminal := map[string]bool{"settle asked": true, "settle done": true, "get asked 1": true, "get asked 2": true}
+	for _, d := range startSteps {
+		t.Run(strings.ReplaceAll(d.String(), " ", "-"), func(t *testing.T) {
+			eachRuntime(t, func(t *testing.T, n *node, r *Runtime) {
+				c := n.container(r, say+`
+					trap "exit 7" TERM
+					say 0 100
+					sleep 1000 & wait`)
+				c.spec.Process.Terminal = true
+				n.willDie(d)
+				_, err := c.tryStart()
+				n.died(d)
+				if takesTheTerminal[d.String()] {
+					if err == nil || !strings.Contains(err.Error(), "lost its terminal") {
+						t.Errorf("start: %v, want a lost terminal", err)
+					}
+				} else if err != nil {
+					t.Error(err)
+				} else {
+					c.awaitOutput("err 99 of a talker")
+					if err := r.Signal(n.ctx, c.Container, syscall.SIGTERM); err != nil {
+						t.Error(err)
+					}
+					c.checkExit(7)
+					c.checkTerminal(100)
+				}
+				c.remove()
+
+				again := n.container(r, "echo again; exit 3")
+				again.spec.Process.Terminal = true
+				again.start()
+				if code := again.wait(); code != 3 {
+					t.Errorf("next container: exit code %d, want 3", code)
+				}
+				again.remove()
+				n.check()
+			})
+		})
+	}
+}
+
+// checkTerminal checks the lines of both streams as a terminal joins them.
+func (c *container) checkTerminal(n int) {
+	c.t.Helper()
+	stdout, _ := c.output()
+	out, errs := lines("out", 0, n), lines("err", 0, n)
+	var want strings.Builder
+	for line := range strings.Lines(out) {
+		want.WriteString(line)
+		errLine, rest, _ := strings.Cut(errs, "\n")
+		want.WriteString(errLine + "\n")
+		errs = rest
+	}
+	sameText(c.t, "terminal", stdout, strings.ReplaceAll(want.String(), "\n", "\r\n"))
+}
+
+// Until a start has ended only the keeper has the pidfd. Of a process that ends
+// before, the keeper's death may make the code unknown; never a wrong one.
+func TestKillKeeperInTheStartOfAShortLife(t *testing.T) {
+	for _, d := range []death{{Step: "settle asked"}, {Step: "settle done"}, {Step: "get asked", Skip: 1}} {
+		t.Run(strings.ReplaceAll(d.String(), " ", "-"), func(t *testing.T) {
+			eachRuntime(t, func(t *testing.T, n *node, r *Runtime) {
+				c := n.container(r, "exit 5")
+				n.willDie(d)
+				c.start()
+				n.died(d)
+				if e, err := r.Wait(n.ctx, c.Container); !errors.Is(err, ErrExitUnknown) && (err != nil || e.Code != 5) {
+					t.Errorf("exit code %d, %v, want 5 or unknown", e.Code, err)
+				}
+				c.remove()
+
+				host := n.container(r, "sleep 1000")
+				host.start()
+				n.willDie(d)
+				code, _, _, err := host.exec("exit 9")
+				n.died(d)
+				if !errors.Is(err, ErrExitUnknown) && (err != nil || code != 9) {
+					t.Errorf("exec: exit code %d, %v, want 9 or unknown", code, err)
+				}
+				host.remove()
+				n.check()
+			})
+		})
+	}
+}

@@ -1,0 +1,85 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"berth/oci/keeper"
+	"berth/oci/keeper/runner"
+
+	"golang.org/x/sys/unix"
+)
+
+// logLink, in a container's run directory, is a symbolic link to its log: where
+// a keeper that knows nothing of the container finds it again.
+const logLink = "log"
+
+// OpenLog opens the log at path, relative to dir, for appending, and creates it
+// with mode 0640 if it is not there. Neither path nor anything below dir may be
+// or hold a symbolic link: whoever can write there must not choose where logs
+// go.
+func OpenLog(dir, path string) (*os.File, error) {
+	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open log directory %s: %w", dir, err)
+	}
+	defer unix.Close(d)
+	how := unix.OpenHow{
+		Flags:   unix.O_RDWR | unix.O_APPEND | unix.O_CREAT | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK,
+		Mode:    0o640,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	name := filepath.Join(dir, path)
+	fd, err := unix.Openat2(d, path, &how)
+	if err != nil {
+		return nil, fmt.Errorf("open log %s: %w", name, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open log %s: %w", name, errors.Join(err, errors.New("not a regular file")))
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open log %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// ReopenLog makes all further output of the container go to log. When it
+// returns, nothing more is written to the old one. ErrNotRunning. The file is
+// the caller's to close.
+func (r *Runtime) ReopenLog(ctx context.Context, c Container, log *os.File) error {
+	if st, err := r.state(ctx, c); err != nil || st.Gone || st.Pid == 0 {
+		return ErrNotRunning
+	}
+	err := linkLog(c.Dir, log)
+	if err == nil {
+		err = r.Keeper.Put(ctx, c.ID, keeper.FileLog, log)
+	}
+	if err == nil {
+		err = r.Keeper.CallRunner(ctx, runner.OpReopen, runner.Reopen{ID: c.ID}, nil, nil)
+	}
+	return err
+}
+
+// linkLog remembers where the log is.
+func linkLog(dir string, log *os.File) error {
+	link := filepath.Join(dir, logLink)
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(log.Name(), link)
+}
+
+// reopenLog opens the log that linkLog remembered.
+func reopenLog(dir string) (*os.File, error) {
+	path, err := os.Readlink(filepath.Join(dir, logLink))
+	if err != nil {
+		return nil, err
+	}
+	return OpenLog(filepath.Dir(path), filepath.Base(path))
+}

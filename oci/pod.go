@@ -1,0 +1,45 @@
+package oci
+
+import (
+	"context"
+	"path/filepath"
+
+	"berth/oci/keeper/runner"
+)
+
+// MakePod makes and pins the pod's namespaces, mounts its /dev/shm and, for a
+// shared pid namespace, starts the tiny init that holds it. What is there
+// already stays.
+func (r *Runtime) MakePod(ctx context.Context, p Pod) error {
+	return r.Keeper.CallRunner(ctx, runner.OpMakePod, p.parts(), nil, nil)
+}
+
+// RemovePod undoes MakePod, also half of it, and kills every process in the
+// cgroup that the pod owns. Nil if there is nothing.
+func (r *Runtime) RemovePod(ctx context.Context, p Pod) error {
+	// All parts are named, whatever the pod is said to have: a record may be
+	// wrong, the kernel is not.
+	p.HostNet, p.HostIPC, p.SharedPID = false, false, true
+	return r.Keeper.CallRunner(ctx, runner.OpClearPod, p.parts(), nil, nil)
+}
+
+// parts tells the runner what the pod has.
+func (p Pod) parts() runner.Pod {
+	w := runner.Pod{ID: p.ID, Hostname: p.Hostname, Sysctls: p.Sysctls}
+	if !p.HostNet {
+		w.NetNS, w.UTSNS = p.NetNS(), p.UTSNS()
+	}
+	if !p.HostIPC {
+		w.IPCNS, w.Shm, w.ShmSize = p.IPCNS(), p.Shm(), p.ShmSize
+	}
+	if p.SharedPID {
+		w.PIDNS, w.Init = p.PIDNS(), filepath.Join(p.Dir, "init")
+		if p.Cgroup != "" {
+			w.InitCgroup = filepath.Join(p.Cgroup, p.ID)
+		}
+	}
+	if p.OwnsCgroup {
+		w.Cgroup = p.Cgroup
+	}
+	return w
+}

@@ -1,0 +1,108 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// probeTimeout bounds one question to a runtime binary.
+const probeTimeout = 10 * time.Second
+
+// Find looks for an executable in dirs, in order.
+func Find(name string, dirs []string) (path string, err error) {
+	for _, dir := range dirs {
+		path := filepath.Join(dir, name)
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && unix.Access(path, unix.X_OK) == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s is in none of %s: %w", name, strings.Join(dirs, ", "), exec.ErrNotFound)
+}
+
+// Probe asks the binary what it is, and sets Version and OCIVersion. It fails
+// for what is no OCI runtime.
+func (r *Runtime) Probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	out, err := r.ask(ctx, "--version")
+	if err != nil {
+		return fmt.Errorf("probe runtime %s: %w", r.Name, err)
+	}
+	var newest string
+	for i, line := range strings.Split(out, "\n") {
+		if i == 0 {
+			r.Version = strings.Replace(strings.TrimSpace(line), " version ", " ", 1)
+		}
+		if v, ok := strings.CutPrefix(line, "spec: "); ok {
+			newest = strings.TrimSpace(v)
+		}
+	}
+	// `features` is exact where it exists.
+	if out, err := r.ask(ctx, "features"); err == nil {
+		var f struct {
+			OCIVersionMax string `json:"ociVersionMax"`
+		}
+		if json.Unmarshal([]byte(out), &f) == nil && f.OCIVersionMax != "" {
+			newest = f.OCIVersionMax
+		}
+	}
+	if newest == "" {
+		return fmt.Errorf("probe runtime %s: %s says no OCI version: %q", r.Name, r.Path, firstLine(out))
+	}
+	r.OCIVersion = older(newest, specs.Version)
+	return nil
+}
+
+func (r *Runtime) ask(ctx context.Context, arg string) (string, error) {
+	cmd := exec.CommandContext(ctx, r.Path, arg)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && len(exit.Stderr) > 0 {
+			err = fmt.Errorf("%w: %s", err, firstLine(string(exit.Stderr)))
+		}
+		return "", fmt.Errorf("%s %s: %w", r.Path, arg, err)
+	}
+	return string(out), nil
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return line
+}
+
+// older returns the lesser of two versions "major.minor.patch[+-…]".
+func older(a, b string) string {
+	x, y := versionNumbers(a), versionNumbers(b)
+	for i := range x {
+		if x[i] != y[i] {
+			if x[i] < y[i] {
+				return a
+			}
+			return b
+		}
+	}
+	return a
+}
+
+func versionNumbers(v string) (n [3]int) {
+	v, _, _ = strings.Cut(v, "+")
+	v, _, _ = strings.Cut(v, "-")
+	for i, part := range strings.SplitN(v, ".", 3) {
+		n[i], _ = strconv.Atoi(part)
+	}
+	return n
+}

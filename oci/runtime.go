@@ -1,0 +1,107 @@
+package oci
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"berth/oci/keeper"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrNotRunning: the container has no live process.
+	ErrNotRunning = errors.New("container is not running")
+	// ErrExitUnknown: the process is gone and nobody saw its exit code.
+	ErrExitUnknown = errors.New("exit code is unknown")
+)
+
+// Runtime runs pods and containers of one runtime handler with one OCI runtime
+// binary. The exported fields are set once, before the first call; Probe fills
+// in Version and OCIVersion. Every method may be repeated after a failure or a
+// crash of any process: it finishes what the last call began. Errors do not name
+// the pod or container: the caller knows it.
+type Runtime struct {
+	Name    string         // of the handler; part of names below Run
+	Path    string         // of the binary, absolute
+	Run     string         // Berth's run directory
+	Keeper  *keeper.Client // shared by all runtimes of the node
+	Timeout time.Duration  // of one runtime command; one still running then is killed whole
+
+	Version    string // what the binary says of itself, e.g. "runc 1.5.0"
+	OCIVersion string // written into each spec: the newest that both sides know
+
+	mu    sync.Mutex
+	execs map[string]bool // IDs of execs under way; GC leaves them alone
+}
+
+// Root is the runtime's own state directory (--root).
+func (r *Runtime) Root() string { return filepath.Join(r.Run, "runtimes", r.Name) }
+
+// NetNSDir is where network namespaces are pinned: CNI daemons and `ip netns`
+// look there.
+const NetNSDir = "/run/netns"
+
+// Pod says what the kernel must provide for one pod sandbox. All names derive
+// from ID and Dir, so that every operation on it can be repeated.
+type Pod struct {
+	ID         string
+	Dir        string            // run directory, exists
+	Cgroup     string            // absolute cgroup path of the pod, its containers live below
+	OwnsCgroup bool              // Berth made Cgroup (no cgroup parent was given) and removes it
+	HostNet    bool              // no network namespace of its own
+	HostIPC    bool              // no ipc namespace and no /dev/shm of its own
+	SharedPID  bool              // a pid namespace shared by the containers, held by a tiny init
+	Hostname   string            // of the uts namespace; with HostNet the pod shares the host's uts namespace
+	Sysctls    map[string]string // validated by the caller
+	ShmSize    int64             // bytes of /dev/shm
+}
+
+// Paths of what a pod pins. They exist after MakePod for namespaces of the
+// pod's own.
+func (p Pod) NetNS() string { return filepath.Join(NetNSDir, "berth-"+p.ID) }
+func (p Pod) IPCNS() string { return filepath.Join(p.Dir, "ns", "ipc") }
+func (p Pod) UTSNS() string { return filepath.Join(p.Dir, "ns", "uts") }
+func (p Pod) PIDNS() string { return filepath.Join(p.Dir, "ns", "pid") }
+func (p Pod) Shm() string   { return filepath.Join(p.Dir, "shm") }
+
+// Container names one container (created or running) to the runtime.
+type Container struct {
+	ID     string
+	Dir    string // run directory: FIFOs, bundle, exit record; exists
+	Cgroup string // absolute cgroup path of the container
+}
+
+// RootFS is where the container's root is mounted while it runs; it is the
+// spec's root.path.
+func (c Container) RootFS() string { return filepath.Join(c.Dir, "rootfs") }
+
+// Start says how a container's process begins. Files are borrowed: Start
+// duplicates what it keeps, the caller closes its own.
+type Start struct {
+	Container
+	Spec  *specs.Spec // root.path = RootFS(); written to Dir/config.json with the ociVersion the runtime takes
+	Root  *os.File    // detached mount of the root filesystem, attached at RootFS()
+	Log   *os.File    // CRI log, opened for appending; nil: output is read and dropped
+	Stdin bool        // an open stdin; else /dev/null
+}
+
+// Exec runs one more process in a running container. The process starts from
+// the container's own spec with these fields put in place.
+type Exec struct {
+	Container
+	Process *specs.Process // complete: args, env, cwd, user, capabilities, rlimits; Terminal false
+	Stdout  io.Writer      // nil: dropped
+	Stderr  io.Writer      // nil: dropped
+}
+
+// Exit is how a container's first process ended.
+type Exit struct {
+	Code int       // 0–255; 128+n for a death by signal n
+	At   time.Time // when the keeper saw it
+}

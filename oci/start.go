@@ -1,0 +1,217 @@
+package oci
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"berth/oci/keeper"
+	"berth/oci/keeper/runner"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Start runs the container's first process and returns its pid on the host. The
+// process is in the record of the keeper before its runtime begins, so that no
+// crash loses it. A container that was started returns the same pid.
+//
+// A process that the keeper does not know, because it and berthd both died, is
+// left for Wait to adopt.
+//
+// The error of a start that failed holds the runtime's own message; what the
+// start made is undone by Remove.
+func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
+	if st, err := r.Keeper.State(s.ID); err == nil && st.Pid != 0 {
+		return st.Pid, nil
+	} else if pid, ok := readPid(s.Dir); ok && errors.Is(err, keeper.ErrUnknown) {
+		return pid, nil
+	}
+	// Here, nobody knows what came of an earlier start: its runtime may still be
+	// at work.
+	again, err := r.writeSpec(s)
+	if err != nil {
+		return 0, err
+	}
+	tty := s.Spec.Process.Terminal
+	process := keeper.Spec{ID: s.ID, Dir: s.Dir, Cgroup: s.Cgroup, Output: true, TTY: tty}
+	files := map[string]*os.File{}
+	if s.Log != nil {
+		files[keeper.FileLog] = s.Log
+		if err := linkLog(s.Dir, s.Log); err != nil {
+			return 0, err
+		}
+	}
+	if !tty {
+		opened, err := makeFIFOs(s)
+		if err != nil {
+			return 0, err
+		}
+		for name, f := range opened {
+			defer f.Close()
+			files[name] = f
+		}
+	}
+	var list []*os.File
+	for name, f := range files {
+		process.Files = append(process.Files, name)
+		list = append(list, f)
+	}
+	console, err := r.Keeper.Add(ctx, process, list...)
+	if err != nil {
+		return 0, err
+	}
+	run := runner.Run{
+		ID: s.ID, Dir: s.Dir, Box: s.ID, Again: again, Timeout: r.Timeout, Root: s.RootFS(), Stdin: s.Stdin, TTY: tty,
+		Argv: r.argv(s.Dir, "run", "--detach", "--bundle", s.Dir, "--pid-file", filepath.Join(s.Dir, keeper.PidFile)),
+	}
+	if tty {
+		run.Argv = append(run.Argv, "--console-socket", console)
+	}
+	run.Argv = append(run.Argv, s.ID)
+	return r.command(ctx, &run, s.Root)
+}
+
+// argv is the runtime's command line. Its messages go to a file in dir: on
+// stderr they would be the container's output.
+func (r *Runtime) argv(dir string, args ...string) []string {
+	return append([]string{r.Path, "--root", r.Root(), "--log", filepath.Join(dir, runner.LogFile), "--log-format", "json"}, args...)
+}
+
+// command lets the runner execute a runtime command that starts a process, and
+// takes over what the keeper then holds of it.
+func (r *Runtime) command(ctx context.Context, run *runner.Run, files ...*os.File) (pid int, err error) {
+	if err := os.MkdirAll(r.Root(), 0o700); err != nil {
+		return 0, err
+	}
+	for {
+		var ran runner.Ran
+		err := r.Keeper.CallRunner(ctx, runner.OpRun, run, func() { run.Again = true }, &ran, files...)
+		if err != nil {
+			if st, stateErr := r.Keeper.State(run.ID); stateErr == nil && st.Gone {
+				return st.Pid, nil // started, and ended since: a next keeper is not told of it
+			}
+			return 0, err
+		}
+		if ran.Status != "" || ran.Pid == 0 {
+			return 0, r.failure(run.Dir, ran)
+		}
+		if err := r.Keeper.Refresh(ctx, run.ID); err != nil {
+			return 0, err
+		}
+		st, err := r.Keeper.State(run.ID)
+		if err != nil || st.Pid != 0 {
+			return st.Pid, err
+		}
+		// The keeper that knew the pid has died before we did.
+		run.Again = true
+	}
+}
+
+// failure makes the error of a runtime command from its log and its stderr.
+func (r *Runtime) failure(dir string, ran runner.Ran) error {
+	var said []string
+	if f, err := os.Open(filepath.Join(dir, runner.LogFile)); err == nil {
+		defer f.Close()
+		for s := bufio.NewScanner(f); s.Scan(); {
+			var line struct{ Level, Msg string }
+			if json.Unmarshal(s.Bytes(), &line) == nil && (line.Level == "error" || line.Level == "fatal") {
+				said = append(said, line.Msg)
+			}
+		}
+	}
+	if len(said) == 0 && ran.Stderr != "" {
+		said = append(said, ran.Stderr)
+	}
+	if ran.Status == "" {
+		ran.Status = "it started no process"
+	}
+	if len(said) == 0 {
+		return fmt.Errorf("%s: %s", r.Name, ran.Status)
+	}
+	return fmt.Errorf("%s: %s (%s)", r.Name, strings.Join(said, "; "), ran.Status)
+}
+
+// writeSpec writes the bundle's config.json. It tells whether there was one.
+func (r *Runtime) writeSpec(s Start) (again bool, err error) {
+	spec := *s.Spec
+	spec.Version = r.OCIVersion
+	b, err := json.Marshal(&spec)
+	if err != nil {
+		return false, fmt.Errorf("encode runtime spec: %w", err)
+	}
+	path := filepath.Join(s.Dir, "config.json")
+	_, err = os.Lstat(path)
+	return err == nil, os.WriteFile(path, b, 0o600)
+}
+
+// makeFIFOs makes the container's standard streams and opens our ends.
+func makeFIFOs(s Start) (map[string]*os.File, error) {
+	names := []string{keeper.StdoutFIFO, keeper.StderrFIFO}
+	if s.Stdin {
+		names = append(names, keeper.StdinFIFO)
+	}
+	uid, gid := hostUser(s.Spec)
+	for _, name := range names {
+		path := filepath.Join(s.Dir, name)
+		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("make %s: %w", path, err)
+		}
+		// A process that opens /dev/stdout anew needs it to be its own.
+		if err := os.Lchown(path, uid, gid); err != nil {
+			return nil, err
+		}
+	}
+	return openFIFOs(s.Dir)
+}
+
+// openFIFOs opens our ends of the streams in dir. They are in blocking mode,
+// since the keeper, the runner and we share the open files.
+func openFIFOs(dir string) (map[string]*os.File, error) {
+	files := make(map[string]*os.File)
+	for _, name := range []string{keeper.StdoutFIFO, keeper.StderrFIFO, keeper.StdinFIFO} {
+		// Read-write never waits for the other end.
+		fd, err := unix.Open(filepath.Join(dir, name), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err == nil && name == keeper.StdinFIFO {
+			// Write-only, so that the container sees the end when all writers
+			// have closed; opened while the read-write end is there.
+			both := fd
+			fd, err = unix.Open(filepath.Join(dir, name), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+			unix.Close(both)
+		}
+		if err != nil {
+			for _, f := range files {
+				f.Close()
+			}
+			return nil, fmt.Errorf("open %s of the container: %w", name, err)
+		}
+		files[name] = os.NewFile(uintptr(fd), name)
+	}
+	return files, nil
+}
+
+// hostUser is the process's user as the host sees it.
+func hostUser(s *specs.Spec) (uid, gid int) {
+	uid, gid = int(s.Process.User.UID), int(s.Process.User.GID)
+	if s.Linux == nil {
+		return uid, gid
+	}
+	return mapID(s.Linux.UIDMappings, uid), mapID(s.Linux.GIDMappings, gid)
+}
+
+func mapID(mappings []specs.LinuxIDMapping, id int) int {
+	for _, m := range mappings {
+		if first := int(m.ContainerID); id >= first && id < first+int(m.Size) {
+			return int(m.HostID) + id - first
+		}
+	}
+	return id
+}

@@ -1,0 +1,116 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"berth/oci/keeper"
+
+	"golang.org/x/sys/unix"
+)
+
+// Wait blocks until the container's first process has ended and all its output
+// is in its log. ErrExitUnknown if nobody saw the exit code.
+//
+// A process that the keeper does not know, because berthd and the keeper both
+// died, is adopted if it still runs.
+func (r *Runtime) Wait(ctx context.Context, c Container) (Exit, error) {
+	e, err := r.Keeper.Wait(ctx, c.ID)
+	if errors.Is(err, keeper.ErrUnknown) {
+		if e, err = keeper.ReadExit(c.Dir); err != nil {
+			if err := r.adopt(ctx, c); err != nil {
+				return Exit{}, fmt.Errorf("wait for container %s: %w", c.ID, err)
+			}
+			e, err = r.Keeper.Wait(ctx, c.ID)
+		}
+	}
+	if err != nil {
+		return Exit{}, fmt.Errorf("wait for container %s: %w", c.ID, err)
+	}
+	if e.Code < 0 {
+		return Exit{At: e.At}, fmt.Errorf("container %s: %w", c.ID, ErrExitUnknown)
+	}
+	return Exit{Code: e.Code, At: e.At}, nil
+}
+
+// state is what the keeper knows of a container, which it adopts if it has to,
+// as in Wait. keeper.ErrUnknown.
+func (r *Runtime) state(ctx context.Context, c Container) (keeper.State, error) {
+	st, err := r.Keeper.State(c.ID)
+	if !errors.Is(err, keeper.ErrUnknown) {
+		return st, err
+	}
+	if err := r.adopt(ctx, c); err != nil && !errors.Is(err, ErrExitUnknown) {
+		return st, err
+	}
+	return r.Keeper.State(c.ID)
+}
+
+// adopt hands a running container to the keeper. ErrExitUnknown if it does not
+// run any more.
+func (r *Runtime) adopt(ctx context.Context, c Container) error {
+	pid, pidfd := openProcess(c.Dir, c.Cgroup)
+	if pidfd == nil {
+		return ErrExitUnknown
+	}
+	files := map[string]*os.File{keeper.FilePidfd: pidfd}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	fifos, err := openFIFOs(c.Dir)
+	if err != nil {
+		return err
+	}
+	for name, f := range fifos {
+		files[name] = f
+	}
+	if log, err := reopenLog(c.Dir); err == nil {
+		files[keeper.FileLog] = log
+	}
+	spec := keeper.Spec{ID: c.ID, Dir: c.Dir, Cgroup: c.Cgroup, Output: true, Pid: pid}
+	var list []*os.File
+	for name, f := range files {
+		spec.Files = append(spec.Files, name)
+		list = append(list, f)
+	}
+	_, err = r.Keeper.Add(ctx, spec, list...)
+	return err
+}
+
+// openProcess opens a pidfd of the process that the pid file in dir names; nil
+// if it is gone. Its pid may be another's by now: one that is not in the cgroup.
+func openProcess(dir, cgroup string) (pid int, pidfd *os.File) {
+	pid, ok := readPid(dir)
+	if !ok {
+		return 0, nil
+	}
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return 0, nil
+	}
+	pidfd = os.NewFile(uintptr(fd), "pidfd")
+	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)) // after the pidfd is open
+	if err != nil || !bytes.Contains(membership, []byte(":"+cgroup+"\n")) {
+		pidfd.Close()
+		return 0, nil
+	}
+	return pid, pidfd
+}
+
+// readPid reads the runtime's pid file in dir.
+func readPid(dir string) (pid int, ok bool) {
+	b, err := os.ReadFile(filepath.Join(dir, keeper.PidFile))
+	if err != nil {
+		return 0, false
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
+	return pid, err == nil
+}
