@@ -1,0 +1,36 @@
+// Package image pulls, keeps and mounts container images.
+//
+// A layer is one immutable tar named by its own sha256 (its diffID); a visible
+// image is a complete image. The package knows nothing of CRI.
+//
+// On disk, below Store.Dir (everything 0700 and 0600):
+//
+//	layers/sha256/<diffID>/{layer.tar, meta.json}  visible only by rename, after
+//	                        both digests were checked and the data was synced
+//	blobs/sha256/<digest>   manifests, indexes and configs, bit-exact
+//	images/<hash(ref)>.json one record per reference; written last, removed first
+//	containers/<id>/        {root.json, upper, work, empty}: writable layers
+//	trees/<boot id>/<diffID>/{root, tree.json}  layers extracted: a cache that is
+//	                        never synced and so is of one boot
+//	ingest/ trash/          what is being made, and what is being deleted
+//	lock                    held by the process that has the store open
+//
+// Invariants, all of them checked by the tests after each test:
+//
+//   - sha256(layer.tar) is the name of its directory.
+//   - Whatever a record names is there: manifest, config and every layer.
+//   - A layer or blob is there only while something claims it: a record, a
+//     writable layer, or a pull under way. The claim comes before the content
+//     and goes after it.
+//   - A crash between any two steps leaves what Open accepts: content without
+//     a claim is deleted, and a record without its content is withdrawn.
+//
+// Locks: busy (by container, then by layer: who makes it) before slots (how
+// many layers are downloaded) before mu. mu guards the maps and is held over
+// single renames and unlinks at most, never over the network or data.
+//
+// Read in this order: image.go (what callers see), disk.go (paths and small
+// files), claim.go (who needs what), record.go, open.go, ref.go, manifest.go,
+// platform.go, resolve.go, pull.go, ingest.go, tree.go, root.go, remove.go,
+// usage.go, space.go.
+package image

@@ -1,0 +1,104 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"berth/image/layer"
+	"berth/image/registry"
+)
+
+// ingest downloads one layer, proves it, extracts it and makes it visible. The
+// caller has a claim on it and the lock that makes this the only one to do it.
+// On an error nothing of it stays.
+func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.Declared, m *meter) (err error) {
+	if err := s.room(d.Size); err != nil {
+		return err
+	}
+	temp, err := s.temp()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.discard(temp))
+		}
+	}()
+	made := filepath.Join(temp, "layer")
+	if err := os.Mkdir(made, 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(made, "layer.tar"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	size, err := s.download(ctx, f, repo, d, m)
+	if err != nil {
+		return err
+	}
+	tree := filepath.Join(temp, "tree")
+	var info treeInfo
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		info, err = s.extract(ctx, tree, f, size)
+		return err
+	})
+	group.Go(func() error {
+		meta, err := json.Marshal(layerMeta{Size: size})
+		return errors.Join(err, fdatasync(f), writeSynced(filepath.Join(made, "meta.json"), meta), syncDir(made))
+	})
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("layer %s: %w", d.Digest, err)
+	}
+	if err := s.reveal(d.DiffID, tree, made); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	l := s.layerLocked(d.DiffID)
+	l.present, l.size, l.tree = true, size, info
+	s.mu.Unlock()
+	return s.discard(temp)
+}
+
+// reveal renames a finished layer and its tree to where they are looked for. A
+// tree may be there already, in use, when the layer itself was damaged.
+func (s *Store) reveal(d digest.Digest, tree, made string) error {
+	if _, err := os.Lstat(s.treePath(d)); err != nil {
+		if err := os.Rename(tree, s.treePath(d)); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(made, s.layerPath(d)); err != nil {
+		return errors.Join(err, s.discard(s.treePath(d)))
+	}
+	return nil
+}
+
+// download writes the layer's tar to f.
+func (s *Store) download(ctx context.Context, f *os.File, repo *registry.Repository, d layer.Declared, m *meter) (int64, error) {
+	blob := repo.Blob(ctx, d.Digest, d.Size)
+	defer blob.Close()
+	return layer.Inflate(ctx, &guarded{store: s, file: f}, &metered{blob, d, m}, d)
+}
+
+// metered tells a meter what is read.
+type metered struct {
+	io.Reader
+	layer layer.Declared
+	meter *meter
+}
+
+func (r *metered) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.meter.add(r.layer, int64(n))
+	return n, err
+}

@@ -1,0 +1,6 @@
+// Package layer turns a compressed layer into its tar and proves both.
+//
+// One stream, two workers: one reads the source, hashes the compressed bytes
+// and inflates them; the other hashes and writes the tar. Nothing but the tar
+// is stored, and nothing is to be trusted before Inflate has returned nil.
+package layer

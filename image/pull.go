@@ -1,0 +1,218 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"berth/image/layer"
+	"berth/image/registry"
+)
+
+// Pull makes an image visible under p.Ref, asking the registry each time what
+// the reference means now. Layers that the store has, or that another pull is
+// fetching, are not fetched again. When it fails, nothing of it stays.
+//
+// Errors: ErrInvalidReference, ErrNotFound, ErrUnauthorized,
+// ErrRegistryUnavailable, ErrInvalidImage, *SpaceError, ctx's.
+func (s *Store) Pull(ctx context.Context, p Pull) (*Image, error) {
+	named, err := parseRef(p.Ref)
+	if err != nil {
+		return nil, err
+	}
+	img, err := s.pull(ctx, named, p)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", named, err)
+	}
+	return img, nil
+}
+
+func (s *Store) pull(ctx context.Context, named reference.Named, p Pull) (*Image, error) {
+	repo, err := s.repository(named, p.Auth)
+	if err != nil {
+		return nil, err
+	}
+	defer repo.Close()
+	r, err := s.resolve(ctx, repo, named)
+	if err != nil {
+		return nil, err
+	}
+	c := r.claim()
+	s.hold(c)
+	defer s.release(c)
+	if err := s.fetchLayers(ctx, repo, r, p.Progress); err != nil {
+		return nil, err
+	}
+	if err := s.writeBlobs(r); err != nil {
+		return nil, s.spaceError(err, 0)
+	}
+	img, err := s.publish(named, r)
+	if err != nil {
+		return nil, err
+	}
+	return img, syncDir(s.path(imagesDir))
+}
+
+// fetchLayers brings all layers into the store, the largest first: the last one
+// to begin decides when the pull ends.
+func (s *Store) fetchLayers(ctx context.Context, repo *registry.Repository, r *resolved, report func(Progress)) error {
+	var todo []layer.Declared
+	seen := map[digest.Digest]bool{}
+	for i, l := range r.last.Layers {
+		if diffID := r.config.RootFS.DiffIDs[i]; !seen[diffID] {
+			seen[diffID] = true
+			todo = append(todo, layer.Declared{Digest: l.Digest, Size: l.Size, DiffID: diffID})
+		}
+	}
+	slices.SortStableFunc(todo, func(a, b layer.Declared) int { return cmp.Compare(b.Size, a.Size) })
+	m := newMeter(todo, report)
+	group, ctx := errgroup.WithContext(ctx)
+	for _, d := range todo {
+		group.Go(func() error { return s.fetchLayer(ctx, repo, d, m) })
+	}
+	return group.Wait()
+}
+
+// fetchLayer brings one layer and its tree into the store, or waits for another
+// pull that does.
+func (s *Store) fetchLayer(ctx context.Context, repo *registry.Repository, d layer.Declared, m *meter) error {
+	unlock, err := s.busy.lock(ctx, "layer "+d.DiffID.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !s.has(d.DiffID) {
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := s.ingest(ctx, repo, d, m); err != nil {
+			return s.spaceError(err, d.Size)
+		}
+	}
+	m.done(d)
+	return nil
+}
+
+// writeBlobs stores index, manifest and config. They are claimed already.
+func (s *Store) writeBlobs(r *resolved) error {
+	for d, data := range r.blobs {
+		if err := s.writeFile(s.blobPath(d), data); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		b := s.blobLocked(d)
+		b.present, b.size = true, int64(len(data))
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// publish makes the records visible. Before that, the names of all that they
+// mean are made durable.
+func (s *Store) publish(named reference.Named, r *resolved) (*Image, error) {
+	for _, dir := range []string{layersDir, blobsDir} {
+		if err := syncDir(s.path(dir)); err != nil {
+			return nil, err
+		}
+	}
+	refs, err := references(named, r.target)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC()
+	var entries []*entry
+	var files []string
+	defer func() {
+		for _, f := range files {
+			os.Remove(f) // only after a failure is there one left
+		}
+	}()
+	for _, ref := range refs {
+		e := newEntry(r.record(ref, now), r.config)
+		data, err := json.Marshal(e.record)
+		if err != nil {
+			return nil, err
+		}
+		file, err := s.prepare(data)
+		if err != nil {
+			return nil, s.spaceError(err, 0)
+		}
+		entries, files = append(entries, e), append(files, file)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, e := range entries {
+		if err := os.Rename(files[i], s.recordPath(e.Ref)); err != nil {
+			return nil, errors.Join(err, s.withdrawLocked(entries[:i]))
+		}
+		s.installLocked(e)
+	}
+	return s.images[r.id], nil
+}
+
+// meter adds up the progress of one pull.
+type meter struct {
+	mu     sync.Mutex
+	report func(Progress)
+	now    Progress
+	layers map[digest.Digest]int64 // bytes counted, by diffID
+}
+
+func newMeter(todo []layer.Declared, report func(Progress)) *meter {
+	m := &meter{report: report, layers: map[digest.Digest]int64{}}
+	m.now.Layers = len(todo)
+	for _, d := range todo {
+		m.now.Total += d.Size
+	}
+	return m
+}
+
+// add counts n bytes of a layer.
+func (m *meter) add(d layer.Declared, n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n = min(n, d.Size-m.layers[d.DiffID])
+	m.layers[d.DiffID] += n
+	m.now.Bytes += n
+	m.tellLocked()
+}
+
+// done counts a whole layer, whoever brought it.
+func (m *meter) done(d layer.Declared) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now.Bytes += d.Size - m.layers[d.DiffID]
+	m.layers[d.DiffID] = d.Size
+	m.now.LayersDone++
+	m.tellLocked()
+}
+
+func (m *meter) tellLocked() {
+	if m.report != nil {
+		m.report(m.now)
+	}
+}
+
+// spaceError names the store and the need when err is a full disk.
+func (s *Store) spaceError(err error, need int64) error {
+	var known *SpaceError
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) || errors.As(err, &known) {
+		return err
+	}
+	bytes, files, ferr := s.free()
+	return &SpaceError{Dir: s.Dir, Need: need, Free: bytes, Files: files, Err: errors.Join(err, ferr)}
+}

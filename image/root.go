@@ -1,0 +1,201 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"berth/image/rootfs"
+)
+
+// rootRecord is containers/<id>/root.json.
+type rootRecord struct {
+	Boot   string          `json:"boot"`   // the upper directory is of this boot
+	Layers []digest.Digest `json:"layers"` // diffIDs, base first
+}
+
+var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+
+// Root makes the writable layer of container id over img and returns its root
+// filesystem as a detached mount, which the caller attaches or closes. It may
+// be called again in the same boot; the layer's content stays. A writable layer
+// does not outlive the boot: it is never synced, and Open deletes it after a
+// reboot. Until RemoveRoot the image's layers are kept, also when the image is
+// removed. Errors: ErrNotFound (the image was removed meanwhile, or a layer is
+// damaged), ErrNotSupported, *SpaceError, ctx's.
+func (s *Store) Root(ctx context.Context, id string, img *Image) (*os.File, error) {
+	root, err := s.root(ctx, id, img)
+	if err != nil {
+		return nil, fmt.Errorf("root of container %s: %w", id, err)
+	}
+	return root, nil
+}
+
+func (s *Store) root(ctx context.Context, id string, img *Image) (*os.File, error) {
+	if !containerID.MatchString(id) {
+		return nil, fmt.Errorf("%q is no container id", id)
+	}
+	unlock, err := s.busy.lock(ctx, "root "+id)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := s.writable(id, img); err != nil {
+		return nil, s.spaceError(err, 0)
+	}
+	layers, err := s.rootLayers(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	dir := s.path(containersDir, id)
+	o := rootfs.Overlay{Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work")}
+	for _, l := range layers {
+		o.Lower = append(o.Lower, l.Root)
+	}
+	if len(layers) == 0 {
+		o.Lower = []string{filepath.Join(dir, "empty")}
+	}
+	mount, err := rootfs.Mount(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := rootfs.AdoptImplied(mount, o.Upper, layers); err != nil {
+		return nil, errors.Join(err, mount.Close())
+	}
+	return mount, nil
+}
+
+// writable makes the writable layer, or finds it. The caller has its lock.
+func (s *Store) writable(id string, img *Image) error {
+	s.mu.Lock()
+	_, there := s.roots[id]
+	s.mu.Unlock()
+	if there {
+		r, err := s.readRoot(id)
+		if err == nil && !slices.Equal(r.Layers, img.Layers) {
+			err = errors.New("it has a writable layer over another image")
+		}
+		return err
+	}
+	c := newClaim(img.Layers)
+	if err := s.holdPresent(c); err != nil {
+		return err
+	}
+	if err := s.makeWritable(id, img); err != nil {
+		s.release(c)
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.roots[id] = c
+	return nil
+}
+
+// makeWritable makes containers/<id>. It appears whole, by rename, with what it
+// claims.
+func (s *Store) makeWritable(id string, img *Image) (err error) {
+	temp, err := s.temp()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.discard(temp))
+		}
+	}()
+	for name, mode := range map[string]os.FileMode{"upper": 0o755, "work": 0o700, "empty": 0o700} {
+		if err := mkdir(filepath.Join(temp, name), mode); err != nil {
+			return err
+		}
+	}
+	data, err := json.Marshal(rootRecord{Boot: s.boot, Layers: img.Layers})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(temp, "root.json"), data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, s.path(containersDir, id))
+}
+
+// mkdir makes a directory with exactly this mode, whatever the umask.
+func mkdir(path string, mode os.FileMode) error {
+	if err := os.Mkdir(path, mode); err != nil {
+		return err
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Chmod(mode), dir.Close())
+}
+
+func (s *Store) readRoot(id string) (rootRecord, error) {
+	var r rootRecord
+	if err := readJSON(s.path(containersDir, id, "root.json"), &r); err != nil {
+		return r, err
+	}
+	for _, d := range r.Layers {
+		if err := sha256Digest(d); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// rootLayers are the trees of an image, the uppermost first, made where they
+// are missing.
+func (s *Store) rootLayers(ctx context.Context, img *Image) ([]rootfs.Layer, error) {
+	var layers []rootfs.Layer
+	for _, d := range slices.Backward(img.Layers) {
+		if err := s.ensureTree(ctx, d); err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		implied := s.layerLocked(d).tree.Implied
+		s.mu.Unlock()
+		layers = append(layers, rootfs.Layer{Root: filepath.Join(s.treePath(d), "root"), Implied: implied})
+	}
+	return layers, nil
+}
+
+// RemoveRoot deletes the writable layer in the background, and what only it
+// kept; nil if there is none. Its mount should be gone.
+func (s *Store) RemoveRoot(ctx context.Context, id string) error {
+	unlock, err := s.busy.lock(ctx, "root "+id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.roots[id]
+	if !ok {
+		return nil
+	}
+	if err := s.discard(s.path(containersDir, id)); err != nil {
+		return fmt.Errorf("remove root of container %s: %w", id, err)
+	}
+	delete(s.roots, id)
+	s.releaseLocked(c)
+	return nil
+}
+
+// Roots lists the containers that have a writable layer, sorted.
+func (s *Store) Roots() ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make([]string, 0, len(s.roots))
+	for id := range s.roots {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids, nil
+}

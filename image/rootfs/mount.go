@@ -1,0 +1,114 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotSupported: this kernel lacks what a container root needs; the text
+// names the least version that has it.
+var ErrNotSupported = errors.New("not supported by this kernel")
+
+// MaxLayers is how many layers overlayfs stacks (OVL_MAX_STACK).
+const MaxLayers = 500
+
+// Overlay is a container's root to be mounted. Paths are absolute.
+type Overlay struct {
+	Lower []string // layer trees, the uppermost first; at least one
+	Upper string   // writable layer
+	Work  string   // overlayfs's own, beside Upper on the same filesystem
+}
+
+// Mount mounts the overlay and returns it detached: it is in no mount
+// namespace until somebody attaches it, and gone when the file is closed
+// before. A layer that occurs twice counts where it is uppermost: below, it
+// could add nothing, and overlayfs refuses it.
+//
+// The mount is volatile: nothing of Upper is synced, so it must not be used
+// after a reboot. It is neither nosuid nor nodev: setuid programs must work,
+// and which devices may be opened is the cgroup's to say. ErrNotSupported.
+func Mount(o Overlay) (*os.File, error) {
+	// A mount marks Work, so that the next one refuses what may be unsynced. The
+	// same boot's page cache has it all.
+	if err := os.RemoveAll(filepath.Join(o.Work, "work", "incompat")); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return nil, fmt.Errorf("%w: overlayfs is missing (CONFIG_OVERLAY_FS)", ErrNotSupported)
+	case errors.Is(err, unix.ENOSYS):
+		return nil, fmt.Errorf("%w: fsopen needs Linux 5.2", ErrNotSupported)
+	case err != nil:
+		return nil, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fd)
+	if err := configure(fd, o); err != nil {
+		return nil, err
+	}
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return nil, fmt.Errorf("mount overlay: %w%s", err, kernelLog(fd))
+	}
+	mount, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("mount overlay: %w%s", err, kernelLog(fd))
+	}
+	return os.NewFile(uintptr(mount), "overlay"), nil
+}
+
+// configure sets the options. Redirects and metadata-only copies stay off,
+// whatever the kernel's defaults: a layer's tree must be readable by itself.
+func configure(fd int, o Overlay) error {
+	options := [][2]string{
+		{"source", "berth"},
+		{"index", "off"},
+		{"metacopy", "off"},
+		{"redirect_dir", "nofollow"},
+		{"upperdir", escape(o.Upper)},
+		{"workdir", escape(o.Work)},
+	}
+	for _, option := range options {
+		if err := unix.FsconfigSetString(fd, option[0], option[1]); err != nil {
+			return fmt.Errorf("mount overlay: option %s: %w%s", option[0], err, kernelLog(fd))
+		}
+	}
+	for i, lower := range o.Lower {
+		if slices.Contains(o.Lower[:i], lower) {
+			continue
+		}
+		err := unix.FsconfigSetString(fd, "lowerdir+", lower)
+		if log := kernelLog(fd); errors.Is(err, unix.EINVAL) && (log == "" || strings.Contains(log, "nknown parameter")) {
+			return fmt.Errorf("%w: overlay layers one by one (lowerdir+) need Linux 6.8", ErrNotSupported)
+		} else if err != nil {
+			return fmt.Errorf("mount overlay: layer %s: %w%s", lower, err, log)
+		}
+	}
+	// Kernels before 5.10 do not know it and are merely slower.
+	if err := unix.FsconfigSetFlag(fd, "volatile"); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("mount overlay: option volatile: %w%s", err, kernelLog(fd))
+	}
+	return nil
+}
+
+// escape: overlayfs takes a backslash in upperdir and workdir as an escape.
+func escape(path string) string { return strings.ReplaceAll(path, `\`, `\\`) }
+
+// kernelLog is what the kernel says of a mount that is being made: one message
+// a read.
+func kernelLog(fd int) string {
+	var log strings.Builder
+	buf := make([]byte, 1024)
+	for {
+		n, err := unix.Read(fd, buf)
+		if n <= 0 || err != nil {
+			return log.String()
+		}
+		log.WriteString(": " + strings.TrimSpace(string(buf[:n])))
+	}
+}
