@@ -1,0 +1,179 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/image"
+)
+
+// CreateContainer makes a container in the pod, without a process yet (CRI
+// CreateContainer). Everything in config is validated here. A second call with
+// the same name and attempt joins the first one or returns its container, as
+// long as that was not started. When ctx ends it is made all the same. A failed
+// call leaves nothing behind. config is kept.
+//
+// Errors: *InvalidError, ErrNotReady, ErrNotFound (the pod is gone),
+// image.ErrNotFound, ErrPreempted, ErrIllegal.
+func (p *Pod) CreateContainer(ctx context.Context, config *runtimeapi.ContainerConfig) (*Container, error) {
+	if err := p.validateContainer(config); err != nil {
+		return nil, err
+	}
+	c, f, err := p.joinOrCreate(ctx, config)
+	if err == nil && f != nil {
+		err = f.wait(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create container %s in pod %s: %w", config.GetMetadata().GetName(), p.id, err)
+	}
+	return c, nil
+}
+
+// joinOrCreate returns the pod's container of config's name and attempt and the
+// flight that makes it, nil if it is made already.
+func (p *Pod) joinOrCreate(ctx context.Context, config *runtimeapi.ContainerConfig) (*Container, *flight, error) {
+	ps := p.pods
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.readyLocked(); err != nil {
+		return nil, nil, err
+	}
+	if _, ok := ps.handler(p.rec.Handler); !ok {
+		return nil, nil, fmt.Errorf("runtime handler %q is not configured any more", p.rec.Handler)
+	}
+	if first := p.namedLocked(config.GetMetadata()); first != nil {
+		switch first.rec.State {
+		case containerCreated:
+			return first, nil, nil
+		case containerCreating:
+			if f := first.slot.current(); f != nil && f.verb == verbCreate {
+				return first, f, nil
+			}
+		case containerStarting, containerRunning, containerExited:
+			return nil, nil, fmt.Errorf("%w: container %s with the same name and attempt is %s; remove it, or use the next attempt", ErrIllegal, first.id, first.rec.State)
+		}
+		// It is on its way out.
+	}
+	c := p.newContainer(newID(), config)
+	f, err := c.begin(ctx, &flight{verb: verbCreate}, operationTimeout, c.create)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.containers[c.id] = c
+	ps.containers[c.id] = c
+	return c, f, nil
+}
+
+// namedLocked finds the container of this name and attempt, a live one rather
+// than one that is being removed.
+func (p *Pod) namedLocked(meta *runtimeapi.ContainerMetadata) *Container {
+	var found *Container
+	for _, c := range p.containers {
+		m := c.config.GetMetadata()
+		if m.GetName() != meta.GetName() || m.GetAttempt() != meta.GetAttempt() {
+			continue
+		}
+		if found == nil || found.rec.State == containerRemoving {
+			found = c
+		}
+	}
+	return found
+}
+
+func (p *Pod) readyLocked() error {
+	switch p.rec.State {
+	case podReady:
+		return nil
+	case podGone, podRemoving:
+		return fmt.Errorf("pod %s: %w", p.id, ErrNotFound)
+	}
+	return ErrNotReady
+}
+
+func (p *Pod) newContainer(id string, config *runtimeapi.ContainerConfig) *Container {
+	return &Container{
+		pod:    p,
+		id:     id,
+		dir:    filepath.Join(p.dir, "c", id),
+		config: config,
+		exited: make(chan struct{}),
+		rec:    containerRecord{ID: id, Boot: p.pods.boot, State: containerCreating},
+	}
+}
+
+// create makes the container, or removes what it made of it.
+func (c *Container) create(ctx context.Context) error {
+	err := c.make(ctx)
+	if err == nil {
+		return nil
+	}
+	err = because(ctx, err)
+	cleanup, cancel := c.pod.pods.background.detach(ctx, operationTimeout)
+	defer cancel(nil)
+	if e := c.remove(cleanup); e != nil {
+		klog.ErrorS(e, "Cleaning up after a container that could not be made; trying again in the background", "container", c.id)
+	}
+	return err
+}
+
+func (c *Container) make(ctx context.Context) error {
+	w := stopwatch{pods: c.pod.pods}
+	err := w.effect(ctx, "record container", func() error { return writeNew(c.dir, c.config, c.record()) })
+	if err != nil {
+		return err
+	}
+	img, err := c.pod.pods.Images.Image(c.config.GetImage().GetImage())
+	if err != nil {
+		return fmt.Errorf("image %q: %w", c.config.GetImage().GetImage(), err)
+	}
+	var spec *specs.Spec
+	err = w.effect(ctx, "images.Root", func() (err error) {
+		spec, err = c.describe(ctx, img)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = w.effect(ctx, "spec", func() error { return writeJSON(filepath.Join(c.dir, specFile), spec) })
+	if err != nil {
+		return err
+	}
+	return c.change(containerMade, func(rec *containerRecord) {
+		rec.CreatedAt = time.Now()
+		rec.Image = imageRecord{img.ID, img.Layers, img.Config.Config.StopSignal}
+		rec.User = spec.Process.User
+		rec.Steps = w.steps
+	})
+}
+
+// describe makes the container's root and reads from it what its spec needs.
+func (c *Container) describe(ctx context.Context, img *image.Image) (spec *specs.Spec, err error) {
+	root, err := c.pod.pods.Images.Root(ctx, c.id, img)
+	if err != nil {
+		return nil, fmt.Errorf("make root: %w", err)
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	facts, err := gather(c.config, c.pod.hostname(), img, root, c.pod.pods.node)
+	if err != nil {
+		return nil, err
+	}
+	return Spec(c.pod.oci(), c.oci(), c.config, facts)
+}
+
+// readSpec reads the spec that create wrote.
+func (c *Container) readSpec() (*specs.Spec, error) {
+	data := new(specs.Spec)
+	if err := readJSON(filepath.Join(c.dir, specFile), data); err != nil {
+		return nil, fmt.Errorf("read spec: %w", err)
+	}
+	return data, nil
+}

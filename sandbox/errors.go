@@ -1,0 +1,37 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+
+	"berth/oci"
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrNotFound: no such pod or container.
+	ErrNotFound = errors.New("not found")
+	// ErrNotReady: the pod is stopped, so that no container can be made or
+	// started in it.
+	ErrNotReady = errors.New("pod is not ready")
+	// ErrNotRunning: the container has no live process.
+	ErrNotRunning = oci.ErrNotRunning
+	// ErrIllegal: the state of the pod or container does not allow it.
+	ErrIllegal = errors.New("not allowed in this state")
+	// ErrPreempted: a Stop or Remove came while it was being created or started.
+	ErrPreempted = errors.New("pre-empted by a stop or remove")
+	// ErrClosed: the daemon is going away; the next one finishes what began.
+	ErrClosed = errors.New("the daemon is stopping")
+)
+
+// InvalidError says that a field of a config cannot be honoured.
+type InvalidError struct {
+	Field  string // proto path within the config, e.g. "linux.security_context.privileged"
+	Reason string // what is wrong with it, and what to do
+}
+
+func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
+
+func invalid(field, format string, args ...any) error {
+	return &InvalidError{Field: field, Reason: fmt.Sprintf(format, args...)}
+}

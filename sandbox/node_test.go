@@ -1,0 +1,53 @@
+package sandbox
+
+import (
+	"slices"
+	"syscall"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/image"
+)
+
+func TestLookAround(t *testing.T) {
+	var own syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil {
+		t.Fatal(err)
+	}
+	for want, got := range map[uint64]uint64{64: 64, 0: min(defaultNoFile, own.Max), 1 << 60: own.Max} {
+		n, err := lookAround(want)
+		if err != nil || n.noFile != min(got, own.Max) {
+			t.Errorf("%d open files: %d, %v, want %d", want, n.noFile, err, got)
+		}
+		if n.hostname == "" {
+			t.Error("no hostname")
+		}
+		ownOOM, err := ownOOMScoreAdj()
+		if err != nil {
+			t.Fatal(err)
+		}
+		least := -1000
+		if !slices.Contains(n.capabilities, "CAP_SYS_RESOURCE") {
+			least = ownOOM
+		}
+		if n.leastOOM != least {
+			t.Errorf("least oom_score_adj: %d, want %d", n.leastOOM, least)
+		}
+	}
+	if id, err := bootID(); err != nil || len(id) != 36 {
+		t.Errorf("boot id %q, %v", id, err)
+	}
+}
+
+// An oom_score_adj that this process may not set would keep the container from
+// starting at all.
+func TestOOMScoreAdjIsClipped(t *testing.T) {
+	for want, got := range map[int64]int{-1000: -500, -500: -500, 0: 0, 1000: 1000} {
+		config := &runtimeapi.ContainerConfig{Linux: &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{OomScoreAdj: want}}}
+		facts, err := gather(config, "pod", &image.Image{}, openDir(t, t.TempDir()), node{leastOOM: -500})
+		if err != nil || facts.OOMScoreAdj != got {
+			t.Errorf("%d: %d, %v, want %d", want, facts.OOMScoreAdj, err, got)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"berth/cni"
+	"berth/image"
+	"berth/oci"
+)
+
+// Runtime is what pods need of one OCI runtime and the kernel; *oci.Runtime.
+// Every method may be called again after a failure or a crash: it finishes what
+// the last call began and tolerates what is missing.
+type Runtime interface {
+	// MakePod makes and pins the pod's namespaces, /dev/shm and cgroup.
+	MakePod(ctx context.Context, p oci.Pod) error
+	// RemovePod undoes MakePod, and kills whatever lives in the pod's own
+	// cgroup and pid namespace.
+	RemovePod(ctx context.Context, p oci.Pod) error
+	// Start runs the container's first process and returns its pid on the host.
+	// A second Start of a container that runs, or has run, starts nothing and
+	// returns the same pid; Wait then tells how it ended.
+	Start(ctx context.Context, s oci.Start) (pid int, err error)
+	// Wait blocks until the container's first process has ended and all its
+	// output is in the log. oci.ErrExitUnknown if nobody saw the exit code.
+	Wait(ctx context.Context, c oci.Container) (oci.Exit, error)
+	// Signal sends sig to the container's first process; oci.ErrNotRunning.
+	Signal(ctx context.Context, c oci.Container, sig syscall.Signal) error
+	// Kill kills every process of the container. Wait then returns.
+	Kill(ctx context.Context, c oci.Container) error
+	// Remove kills what is left and removes everything that Start made: mounts,
+	// cgroup, the runtime's state, FIFOs. Nil for what was never started.
+	Remove(ctx context.Context, c oci.Container) error
+	// Exec runs a process in the container and returns its exit code. When ctx
+	// ends, the process and its descendants are killed.
+	Exec(ctx context.Context, e oci.Exec) (code int, err error)
+	// ReopenLog makes all further output go to log.
+	ReopenLog(ctx context.Context, c oci.Container, log *os.File) error
+	// GC destroys what the kernel and the runtime hold under Berth's names for
+	// pods and containers whose id keep does not have. It looks for them first
+	// and asks keep then: ids come into being while it looks.
+	GC(ctx context.Context, keep func(id string) bool) error
+}
+
+// Network is *cni.Network.
+type Network interface {
+	Add(ctx context.Context, p cni.Pod) (cni.Attachment, error)
+	// Del detaches; nil for what is not attached.
+	Del(ctx context.Context, p cni.Pod) error
+	// GC detaches every pod of the cache whose id keep does not have. What was
+	// attached since keep was made, it leaves.
+	GC(ctx context.Context, keep map[string]bool) error
+}
+
+// Images is *image.Store.
+type Images interface {
+	// Image finds an image by tag, digest reference or id; image.ErrNotFound.
+	Image(ref string) (*image.Image, error)
+	// Root makes container id's writable layer over img and returns it as a
+	// detached mount. It may be called again; the layer's content stays. Until
+	// RemoveRoot the image's layers are kept, also when the image is removed. Of
+	// img it needs ID and Layers.
+	Root(ctx context.Context, id string, img *image.Image) (*os.File, error)
+	// RemoveRoot deletes the writable layer; nil if there is none.
+	RemoveRoot(ctx context.Context, id string) error
+	// Roots lists the ids that have a writable layer.
+	Roots() ([]string, error)
+}
+
+// Pods are the pods of this node. The exported fields are set before Open and
+// not changed after it.
+type Pods struct {
+	Dir    string // records of this boot, e.g. /run/berth/pods; made if missing
+	Mirror string // what survives a reboot, e.g. /var/lib/berth/pods; empty: nothing does
+
+	DefaultRuntime string             // key of Runtimes that serves the handler ""
+	Runtimes       map[string]Runtime // by runtime handler
+	Network        Network
+	Images         Images
+
+	NoFile uint64        // RLIMIT_NOFILE of containers, clipped to this process's own; 0: 1048576
+	Sweep  time.Duration // between two searches for what no record knows; 0: ten minutes
+
+	boot       string // boot id of this kernel
+	node       node   // what this machine can give
+	background *background
+	mirror     *mirror
+
+	// hook is called before (after = false) and after every effect. Tests count,
+	// fail and crash there.
+	hook func(effect string, after bool) error
+
+	mu         sync.Mutex
+	pods       map[string]*Pod
+	containers map[string]*Container
+	identities map[identity]*Pod // those that a Run with the same identity finds
+	uids       map[string][]*Pod // by label io.kubernetes.pod.uid
+}
+
+// identity is what makes two RunPodSandbox calls the same.
+type identity struct {
+	name, namespace, uid string
+	attempt              uint32
+}
+
+func (p *Pod) identity() identity {
+	meta := p.config.GetMetadata()
+	return identity{meta.GetName(), meta.GetNamespace(), meta.GetUid(), meta.GetAttempt()}
+}
+
+// newID returns 64 hex digits that nobody has.
+func newID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,180 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+
+	"berth/cni"
+)
+
+// Files of a pod's and a container's directory.
+const (
+	recordFile = "record" // JSON; a directory without one was never begun, or is half removed
+	configFile = "config" // binary proto of the CRI config; written once, before the record
+	specFile   = "spec"   // container: the OCI runtime spec as JSON; written once, before it is created
+)
+
+// podRecord is what has become of a pod: on disk as JSON and, as the last one
+// written, in memory. It holds no secret.
+type podRecord struct {
+	ID         string
+	Boot       string // of the kernel that holds what the pod has
+	State      podState
+	Handler    string         // runtime handler as it was asked for; "" is the default
+	Builtin    bool           // the built-in network may serve it
+	CreatedAt  time.Time      // when it became ready; zero: it never was, and is invisible
+	Attachment cni.Attachment // what the network gave
+	Steps      []Step         // of its creation
+
+	// What is given back already. Set for good.
+	Detached bool // the network has let it go, or it never had one
+	Freed    bool // namespaces, /dev/shm, cgroup
+	Dropped  bool // its removal was answered; only the background still knows it
+}
+
+// containerRecord is what has become of a container.
+type containerRecord struct {
+	ID         string
+	Boot       string
+	State      containerState
+	CreatedAt  time.Time // when it was created; zero: it never was, and is invisible
+	StartedAt  time.Time
+	FinishedAt time.Time
+	Image      imageRecord
+	User       specs.User
+	Pid        int // on the host, while it runs
+	ExitCode   int
+	Reason     string // of an exit: Completed, Error, StartError, Unknown
+	Message    string // for people; set while still starting: the start has failed with it
+	Steps      []Step // of its creation and start
+
+	Freed bool // the runtime holds nothing of it
+}
+
+// imageRecord is what a container keeps of its image, which may be removed from
+// the store at any time.
+type imageRecord struct {
+	ID         digest.Digest
+	Layers     []digest.Digest
+	StopSignal string // from the image's config
+}
+
+// Step is one step of an operation and how long it took.
+type Step struct {
+	Name string
+	Took time.Duration
+}
+
+// effect does one thing that outlives the process: every change of the disk and
+// every call of Runtime, Network and Images. It does nothing once ctx has ended.
+func (ps *Pods) effect(ctx context.Context, name string, do func() error) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if ps.hook != nil {
+		if err := ps.hook(name, false); err != nil {
+			return err
+		}
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	if ps.hook != nil {
+		return ps.hook(name, true)
+	}
+	return nil
+}
+
+// stopwatch does effects and remembers how long each took.
+type stopwatch struct {
+	pods  *Pods
+	steps []Step
+}
+
+func (w *stopwatch) effect(ctx context.Context, name string, do func() error) error {
+	began := time.Now()
+	err := w.pods.effect(ctx, name, do)
+	w.steps = append(w.steps, Step{name, time.Since(began)})
+	return err
+}
+
+// writeNew makes the directory of a new pod or container and writes its config,
+// then its first record, which makes them count.
+func writeNew(dir string, config proto.Message, record any) error {
+	data, err := proto.Marshal(config)
+	if err != nil {
+		return fmt.Errorf("marshal config: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, configFile), data, 0o600); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(dir, recordFile), record)
+}
+
+// load reads what writeNew and later changes wrote.
+func load(dir string, config proto.Message, record any) error {
+	if err := readJSON(filepath.Join(dir, recordFile), record); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(filepath.Join(dir, configFile))
+	if err != nil {
+		return err
+	}
+	if err := proto.Unmarshal(data, config); err != nil {
+		return fmt.Errorf("parse %s: %w", filepath.Join(dir, configFile), err)
+	}
+	return nil
+}
+
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("parse %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("marshal %s: %w", path, err)
+	}
+	return writeFile(path, data, 0o600)
+}
+
+// writeFile puts data at path in one step: a reader, and whoever comes after a
+// crash, sees the old content or the new. Each path has one writer at a time.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	temp := path + ".new"
+	if err := os.WriteFile(temp, data, mode); err != nil {
+		return errors.Join(err, discard(temp))
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return errors.Join(err, discard(temp))
+	}
+	return nil
+}
+
+// discard removes a file that may not be there.
+func discard(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+package sandbox
+
+import (
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
+)
+
+// defaultPath is the PATH of a container whose image names none.
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Spec is the OCI runtime spec of container c in pod p: a pure function of a
+// validated config and of facts. The oci package sets the ociVersion. The only
+// error is *InvalidError: what only the image or the node can tell.
+func Spec(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts Facts) (*specs.Spec, error) {
+	process, err := process(config, facts)
+	if err != nil {
+		return nil, err
+	}
+	sc := config.GetLinux().GetSecurityContext()
+	return &specs.Spec{
+		Process: process,
+		Root:    &specs.Root{Path: c.RootFS(), Readonly: sc.GetReadonlyRootfs()},
+		Mounts:  mounts(p, config, facts.HostPaths),
+		Linux: &specs.Linux{
+			CgroupsPath:   c.Cgroup,
+			Namespaces:    namespaces(p, sc.GetNamespaceOptions()),
+			MaskedPaths:   sc.GetMaskedPaths(),
+			ReadonlyPaths: sc.GetReadonlyPaths(),
+			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+		},
+	}, nil
+}
+
+func process(config *runtimeapi.ContainerConfig, facts Facts) (*specs.Process, error) {
+	args, err := command(config, facts)
+	if err != nil {
+		return nil, err
+	}
+	cwd, err := workingDir(config, facts)
+	if err != nil {
+		return nil, err
+	}
+	sc := config.GetLinux().GetSecurityContext()
+	caps, err := capabilities(sc.GetCapabilities(), facts.Capabilities)
+	if err != nil {
+		return nil, err
+	}
+	return &specs.Process{
+		Terminal: config.GetTty(),
+		User:     facts.User,
+		Args:     args,
+		Env:      environment(config, facts),
+		Cwd:      cwd,
+		// Neither inheritable nor ambient: a process that is not root holds
+		// capabilities only through its files.
+		Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: facts.NoFile, Soft: facts.NoFile}},
+		NoNewPrivileges: sc.GetNoNewPrivs(),
+		OOMScoreAdj:     &facts.OOMScoreAdj, // always: a runtime without it inherits the daemon's
+	}, nil
+}
+
+// command: the config's command replaces the image's entrypoint and arguments,
+// the config's args only the latter.
+func command(config *runtimeapi.ContainerConfig, facts Facts) ([]string, error) {
+	args := slices.Concat(config.GetCommand(), config.GetArgs())
+	if len(config.GetCommand()) == 0 {
+		rest := config.GetArgs()
+		if len(rest) == 0 {
+			rest = facts.Image.Cmd
+		}
+		args = slices.Concat(facts.Image.Entrypoint, rest)
+	}
+	if len(args) == 0 || args[0] == "" {
+		return nil, invalid("command", "is required: the image names none")
+	}
+	return args, nil
+}
+
+// workingDir refuses /proc: through the file descriptors of a process there, a
+// directory may lie outside the root.
+func workingDir(config *runtimeapi.ContainerConfig, facts Facts) (string, error) {
+	dir := config.GetWorkingDir()
+	if dir == "" {
+		dir = facts.Image.WorkingDir
+	}
+	dir = path.Join("/", dir)
+	if beneath(dir, "/proc") {
+		return "", invalid("working_dir", "%q is in /proc", dir)
+	}
+	return dir, nil
+}
+
+// environment in rising order of precedence; a name comes once, where it first
+// came, with its last value.
+func environment(config *runtimeapi.ContainerConfig, facts Facts) []string {
+	env := []string{defaultPath, "HOSTNAME=" + facts.Hostname}
+	if config.GetTty() {
+		env = append(env, "TERM=xterm")
+	}
+	env = append(env, facts.Image.Env...)
+	for _, kv := range config.GetEnvs() {
+		env = append(env, kv.GetKey()+"="+string(kv.GetValue()))
+	}
+	var names []string
+	last := map[string]string{}
+	for _, entry := range env {
+		name, _, _ := strings.Cut(entry, "=")
+		if _, again := last[name]; !again {
+			names = append(names, name)
+		}
+		last[name] = entry
+	}
+	for i, name := range names {
+		names[i] = last[name]
+	}
+	return names
+}
+
+// namespaces: the pod's by path; none where it is the host's.
+func namespaces(p oci.Pod, options *runtimeapi.NamespaceOption) []specs.LinuxNamespace {
+	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
+	if !p.HostNet {
+		list = append(list,
+			specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: p.NetNS()},
+			specs.LinuxNamespace{Type: specs.UTSNamespace, Path: p.UTSNS()})
+	}
+	if !p.HostIPC {
+		list = append(list, specs.LinuxNamespace{Type: specs.IPCNamespace, Path: p.IPCNS()})
+	}
+	switch {
+	case options.GetPid() == runtimeapi.NamespaceMode_NODE:
+	case p.SharedPID && (options == nil || options.GetPid() == runtimeapi.NamespaceMode_POD):
+		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: p.PIDNS()})
+	default:
+		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	}
+	return list
+}
+
+// mounts: the usual ones, then the pod's files, then the config's, parents
+// before children. What the config mounts itself replaces what would be there.
+// The image's volumes are directories of the container's own writable layer.
+func mounts(p oci.Pod, config *runtimeapi.ContainerConfig, hostPaths []string) []specs.Mount {
+	own := configMounts(config, hostPaths)
+	shm := "/dev/shm"
+	if !p.HostIPC {
+		shm = p.Shm()
+	}
+	usual := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+		{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"}},
+	}
+	// Read-only: they are one file for all containers of the pod, on a tmpfs that
+	// the records of all pods share.
+	for _, name := range []string{hostsFile, hostnameFile, resolvFile} {
+		usual = append(usual, specs.Mount{
+			Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(p.Dir, name),
+			Options: []string{"bind", "rprivate", "nosuid", "noexec", "nodev", "ro"},
+		})
+	}
+	usual = slices.DeleteFunc(usual, func(m specs.Mount) bool {
+		return slices.ContainsFunc(own, func(o specs.Mount) bool { return beneath(m.Destination, o.Destination) })
+	})
+	return append(usual, own...)
+}
+
+func configMounts(config *runtimeapi.ContainerConfig, hostPaths []string) []specs.Mount {
+	var list []specs.Mount
+	for i, m := range config.GetMounts() {
+		access := "rw"
+		if m.GetReadonly() {
+			access = "ro"
+		}
+		list = append(list, specs.Mount{
+			Destination: path.Clean(m.GetContainerPath()),
+			Type:        "bind",
+			Source:      hostPaths[i],
+			Options:     []string{"rbind", "rprivate", access},
+		})
+	}
+	slices.SortStableFunc(list, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
+	return list
+}
+
+// beneath says whether dir is parent or lies in it; both are clean.
+func beneath(dir, parent string) bool {
+	return dir == parent || strings.HasPrefix(dir, strings.TrimSuffix(parent, "/")+"/")
+}

@@ -1,0 +1,151 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/encoding/protojson"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
+)
+
+func testFacts() Facts {
+	return Facts{
+		Image: ocispec.ImageConfig{
+			Entrypoint: []string{"/entry"}, Cmd: []string{"serve"}, WorkingDir: "/srv",
+			Env:    []string{"PATH=/image/bin", "A=image", "B=image"},
+			Labels: map[string]string{"org.example.hook": "/bin/evil", "io.kubernetes.cri.container-type": "sandbox"},
+		},
+		User:         specs.User{UID: 1000, GID: 2000, AdditionalGids: []uint32{2000}},
+		Hostname:     "pod",
+		Capabilities: slices.DeleteFunc(slices.Clone(capabilityNames), func(c string) bool { return c == "CAP_SYS_RESOURCE" }),
+		NoFile:       4096,
+	}
+}
+
+func testPod() oci.Pod {
+	id := strings.Repeat("a", 64)
+	return oci.Pod{ID: id, Dir: "/run/berth/pods/" + id, Cgroup: "/kubepods/pod1"}
+}
+
+func testContainer(p oci.Pod) oci.Container {
+	id := strings.Repeat("c", 64)
+	return oci.Container{ID: id, Dir: p.Dir + "/c/" + id, Cgroup: p.Cgroup + "/" + id}
+}
+
+// Each testdata/spec/*.json is a ContainerConfig; the spec that becomes of it
+// lies beside it.
+func TestSpec(t *testing.T) {
+	node := func(p *oci.Pod) { p.HostNet, p.HostIPC = true, true }
+	for name, pod := range map[string]func(*oci.Pod){
+		"least":   func(*oci.Pod) {},
+		"full":    func(p *oci.Pod) { p.SharedPID = true },
+		"host":    node,
+		"mounts":  func(p *oci.Pod) { p.SharedPID = true },
+		"own-pid": func(p *oci.Pod) { p.SharedPID = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join("testdata", "spec", name+".json")
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config := new(runtimeapi.ContainerConfig)
+			if err := protojson.Unmarshal(data, config); err != nil {
+				t.Fatal(err)
+			}
+			p, facts := testPod(), testFacts()
+			pod(&p)
+			for _, m := range config.GetMounts() {
+				facts.HostPaths = append(facts.HostPaths, "/resolved"+m.GetHostPath())
+			}
+			spec, err := Spec(p, testContainer(p), config, facts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := json.MarshalIndent(spec, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, strings.TrimSuffix(path, ".json")+".golden", string(got)+"\n")
+		})
+	}
+}
+
+// What only image or node can tell is refused by name as well.
+func TestSpecRefuses(t *testing.T) {
+	for field, spoil := range map[string]func(*runtimeapi.ContainerConfig, *Facts){
+		"command":     func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.Entrypoint, f.Image.Cmd = nil, nil },
+		"working_dir": func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.WorkingDir = "/x/../proc/self/fd/7" },
+		"linux.security_context.capabilities.add_capabilities": func(c *runtimeapi.ContainerConfig, f *Facts) {
+			c.Linux = &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+				Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"sys_resource"}},
+			}}
+		},
+	} {
+		config, facts := &runtimeapi.ContainerConfig{}, testFacts()
+		spoil(config, &facts)
+		_, err := Spec(testPod(), testContainer(testPod()), config, facts)
+		var invalid *InvalidError
+		if !errors.As(err, &invalid) || invalid.Field != field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
+func TestCommand(t *testing.T) {
+	for _, tt := range []struct{ command, args, want string }{
+		{"", "", "/entry serve"},
+		{"", "a b", "/entry a b"},
+		{"sh -c", "", "sh -c"},
+		{"sh -c", "x", "sh -c x"},
+	} {
+		config := &runtimeapi.ContainerConfig{Command: strings.Fields(tt.command), Args: strings.Fields(tt.args)}
+		got, err := command(config, testFacts())
+		if err != nil || strings.Join(got, " ") != tt.want {
+			t.Errorf("%q %q: %q, %v, want %q", tt.command, tt.args, got, err, tt.want)
+		}
+	}
+}
+
+func TestCapabilities(t *testing.T) {
+	available := testFacts().Capabilities
+	for _, tt := range []struct {
+		name      string
+		add, drop []string
+		want      []string // that are there
+		not       []string // that are not
+		n         int
+	}{
+		{"default", nil, nil, []string{"CAP_CHOWN", "CAP_AUDIT_WRITE"}, []string{"CAP_SYS_ADMIN"}, 14},
+		{"add", []string{"net_admin", "CAP_SYS_TIME"}, nil, []string{"CAP_NET_ADMIN", "CAP_SYS_TIME"}, nil, 16},
+		{"drop", nil, []string{"CHOWN", "cap_kill"}, nil, []string{"CAP_CHOWN", "CAP_KILL"}, 12},
+		{"drop all", nil, []string{"ALL"}, nil, nil, 0},
+		{"drop all, add one", []string{"CHOWN"}, []string{"all"}, []string{"CAP_CHOWN"}, nil, 1},
+		{"add all", []string{"ALL"}, nil, []string{"CAP_SYS_ADMIN"}, []string{"CAP_SYS_RESOURCE"}, len(available)},
+		{"add all, drop one", []string{"ALL"}, []string{"SYS_ADMIN"}, nil, []string{"CAP_SYS_ADMIN"}, len(available) - 1},
+	} {
+		got, err := capabilities(&runtimeapi.Capability{AddCapabilities: tt.add, DropCapabilities: tt.drop}, available)
+		if err != nil || len(got) != tt.n {
+			t.Errorf("%s: %d %v, %v", tt.name, len(got), got, err)
+		}
+		for _, c := range tt.want {
+			if !slices.Contains(got, c) {
+				t.Errorf("%s: no %s", tt.name, c)
+			}
+		}
+		for _, c := range tt.not {
+			if slices.Contains(got, c) {
+				t.Errorf("%s: %s", tt.name, c)
+			}
+		}
+	}
+}

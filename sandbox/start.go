@@ -1,0 +1,178 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"berth/image"
+	"berth/oci"
+)
+
+// Reasons of an exit, as the kubelet shows them.
+const (
+	reasonCompleted  = "Completed"
+	reasonError      = "Error"
+	reasonStartError = "StartError" // there was no process
+	reasonUnknown    = "Unknown"    // nobody saw how it ended
+)
+
+// Exit codes that stand for what has none.
+const (
+	codeStartError = 128
+	codeUnknown    = 255
+)
+
+// Start starts the container's process (CRI StartContainer). A second Start
+// joins the first; of a running container it does nothing. When ctx ends the
+// container is started all the same. A container that cannot be started becomes
+// EXITED with reason StartError, and the error holds the runtime's own message.
+//
+// Errors: ErrNotReady, ErrIllegal (it has exited), ErrNotFound, ErrPreempted.
+func (c *Container) Start(ctx context.Context) error {
+	err := c.do(ctx, &flight{verb: verbStart}, operationTimeout, c.start)
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// start begins, or after a crash goes on.
+func (c *Container) start(ctx context.Context) error {
+	switch rec := c.record(); rec.State {
+	case containerCreated:
+		if err := c.pod.startable(); err != nil {
+			return err
+		}
+		if err := c.change(containerStart, nil); err != nil {
+			return err
+		}
+	case containerStarting:
+	case containerRunning:
+		return nil
+	case containerGone:
+		return ErrNotFound
+	default:
+		return fmt.Errorf("%w: it is %s", ErrIllegal, rec.State)
+	}
+	if c.record().Message == "" {
+		err := c.launch(ctx)
+		if err == nil || c.pod.pods.background.ctx.Err() != nil {
+			return err // closed: the next daemon goes on
+		}
+		return c.failStart(ctx, because(ctx, err))
+	}
+	return c.failStart(ctx, errors.New(c.record().Message))
+}
+
+// startable says whether a process may begin in the pod.
+func (p *Pod) startable() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.readyLocked(); err != nil {
+		return err
+	}
+	if _, ok := p.pods.handler(p.rec.Handler); !ok {
+		return fmt.Errorf("runtime handler %q is not configured any more", p.rec.Handler)
+	}
+	return nil
+}
+
+func (c *Container) launch(ctx context.Context) (err error) {
+	if err := c.pod.startable(); err != nil { // it may have changed since the crash
+		return err
+	}
+	ps := c.pod.pods
+	w := stopwatch{pods: ps}
+	rec := c.record()
+	spec, err := c.readSpec()
+	if err != nil {
+		return err
+	}
+	s := oci.Start{Container: c.oci(), Spec: spec, Stdin: c.config.GetStdin()}
+	defer func() { err = errors.Join(err, closeFiles(s.Root, s.Log)) }()
+	err = w.effect(ctx, "images.Root", func() (err error) {
+		s.Root, err = ps.Images.Root(ctx, c.id, &image.Image{ID: rec.Image.ID, Layers: rec.Image.Layers})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("mount root: %w", err)
+	}
+	err = w.effect(ctx, "log", func() (err error) {
+		s.Log, err = c.openLog()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	pid := 0
+	err = w.effect(ctx, "runtime.Start", func() (err error) {
+		pid, err = c.pod.runtime().Start(ctx, s)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = c.change(containerStarted, func(rec *containerRecord) {
+		rec.StartedAt = time.Now()
+		rec.Pid = pid
+		rec.Steps = append(rec.Steps[:len(rec.Steps):len(rec.Steps)], w.steps...)
+	})
+	if err != nil {
+		return err
+	}
+	c.watch()
+	return nil
+}
+
+// openLog opens the container's log, nil if it has none.
+func (c *Container) openLog() (*os.File, error) {
+	if c.config.GetLogPath() == "" {
+		return nil, nil
+	}
+	return oci.OpenLog(c.pod.config.GetLogDirectory(), c.config.GetLogPath())
+}
+
+func closeFiles(files ...*os.File) error {
+	var errs []error
+	for _, f := range files {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// failStart makes sure that nothing of the start is left and lets the container
+// be EXITED. Until that is sure it stays starting, with the message that says
+// that it will not run, and the clean-up is tried again in the background.
+func (c *Container) failStart(ctx context.Context, cause error) error {
+	ctx, cancel := c.pod.pods.background.detach(ctx, operationTimeout)
+	defer cancel(nil)
+	err := c.change("", func(rec *containerRecord) { rec.Message = cause.Error() })
+	if err == nil {
+		err = c.halt(ctx)
+	}
+	if err != nil {
+		klog.ErrorS(err, "Cleaning up after a failed start; trying again in the background", "container", c.id)
+		c.again(verbHalt, c.halt)
+	}
+	return cause
+}
+
+// signal is what asks the container to stop: its config's, else its image's,
+// else SIGTERM.
+func (c *Container) signal() runtimeapi.Signal {
+	if s := c.config.GetStopSignal(); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return s
+	}
+	if s, ok := parseSignal(c.record().Image.StopSignal); ok {
+		return s
+	}
+	return runtimeapi.Signal_SIGNAL_SIGTERM
+}

@@ -1,0 +1,233 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// maxID is the greatest uid and gid that Kubernetes accepts: beyond it, numbers
+// turn negative in programs that hold them in 32 bits.
+const maxID = 1<<31 - 1
+
+// maxAccounts bounds what is read of an image's /etc/passwd and /etc/group.
+const maxAccounts = 1 << 20
+
+// findUser returns who the container's process is. The config says it, else the
+// image does, else it is root. Digits always mean a number, never a name that
+// looks like one: the kubelet has judged runAsNonRoot by the number.
+func findUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, root *os.File) (specs.User, error) {
+	field, user, group := "image.config.User", imageUser, ""
+	switch {
+	case sc.GetRunAsUser() != nil:
+		field, user = "linux.security_context.run_as_user", strconv.FormatInt(sc.GetRunAsUser().GetValue(), 10)
+	case sc.GetRunAsUsername() != "":
+		field, user = "linux.security_context.run_as_username", sc.GetRunAsUsername()
+	default:
+		if name, rest, ok := strings.Cut(imageUser, ":"); ok {
+			if user, group = name, rest; group == "" || user == "" {
+				return specs.User{}, invalid(field, "%q is no user and group", imageUser)
+			}
+		}
+		if user == "" {
+			user = "0"
+		}
+	}
+	if sc.GetRunAsGroup() != nil {
+		group = strconv.FormatInt(sc.GetRunAsGroup().GetValue(), 10)
+	}
+	found, err := lookUp(root, user, group)
+	if err != nil {
+		return specs.User{}, invalid(field, "%v", err)
+	}
+	if sc.GetSupplementalGroupsPolicy() == runtimeapi.SupplementalGroupsPolicy_Strict {
+		found.AdditionalGids = nil
+	}
+	// The primary group is among them: else a file that it is denied could be
+	// read by giving the group up.
+	groups := append([]uint32{found.GID}, found.AdditionalGids...)
+	for _, gid := range sc.GetSupplementalGroups() {
+		groups = append(groups, uint32(gid)) // in range: validated
+	}
+	found.AdditionalGids = unique(groups)
+	return found, nil
+}
+
+// lookUp resolves a user and an optional group, each a number or a name, in the
+// accounts of the image.
+func lookUp(rootDir *os.File, user, group string) (found specs.User, err error) {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", rootDir.Fd()))
+	if err != nil {
+		return found, fmt.Errorf("open root: %w", err)
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+
+	uid, numeric, err := parseID(user)
+	if err != nil {
+		return found, err
+	}
+	account, err := findLine(root, "etc/passwd", 4, func(f []string) bool {
+		return numeric && f[2] == strconv.FormatUint(uint64(uid), 10) || !numeric && f[0] == user
+	})
+	if err != nil {
+		return found, err
+	}
+	switch {
+	case account != nil:
+		if uid, err = accountID(account[2]); err == nil {
+			found.GID, err = accountID(account[3])
+		}
+		if err != nil {
+			return found, fmt.Errorf("user %q in the image's /etc/passwd: %w", user, err)
+		}
+	case !numeric:
+		return found, fmt.Errorf("no user %q in the image's /etc/passwd", user)
+	}
+	found.UID = uid
+	if group != "" {
+		if found.GID, err = lookUpGroup(root, group); err != nil {
+			return found, err
+		}
+	}
+	if account != nil {
+		found.AdditionalGids, err = memberships(root, account[0])
+	}
+	return found, err
+}
+
+func lookUpGroup(root *os.Root, group string) (uint32, error) {
+	gid, numeric, err := parseID(group)
+	if err != nil || numeric {
+		return gid, err
+	}
+	line, err := findLine(root, "etc/group", 3, func(f []string) bool { return f[0] == group })
+	if err != nil {
+		return 0, err
+	}
+	if line == nil {
+		return 0, fmt.Errorf("no group %q in the image's /etc/group", group)
+	}
+	return accountID(line[2])
+}
+
+// memberships are the groups that name user as a member.
+func memberships(root *os.Root, user string) ([]uint32, error) {
+	var gids []uint32
+	_, err := findLine(root, "etc/group", 4, func(f []string) bool {
+		if gid, err := accountID(f[2]); err == nil && slices.Contains(strings.Split(f[3], ","), user) {
+			gids = append(gids, gid)
+		}
+		return false
+	})
+	return gids, err
+}
+
+// parseID reads a number; numeric is false for what is a name.
+func parseID(text string) (id uint32, numeric bool, err error) {
+	if strings.Trim(text, "0123456789") != "" {
+		return 0, false, nil
+	}
+	id, err = accountID(text)
+	return id, true, err
+}
+
+func accountID(text string) (uint32, error) {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n > maxID {
+		return 0, fmt.Errorf("id %q is not between 0 and %d", text, maxID)
+	}
+	return uint32(n), nil
+}
+
+// findLine returns the first line of a colon-separated file in root that has at
+// least n fields and matches; nil if there is none, or no file.
+func findLine(root *os.Root, name string, n int, match func([]string) bool) ([]string, error) {
+	content, err := readInside(root, name, maxAccounts)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the image's /%s: %w", name, err)
+	}
+	for line := range strings.Lines(string(content)) {
+		if f := strings.Split(strings.TrimSuffix(line, "\n"), ":"); len(f) >= n && match(f) {
+			return f, nil
+		}
+	}
+	return nil, nil
+}
+
+// readInside reads a regular file of at most limit bytes, with symlinks resolved
+// as they would be inside root. What is no regular file is not even opened: an
+// image may hold a device or a FIFO there.
+func readInside(root *os.Root, name string, limit int64) (content []byte, err error) {
+	if name, err = resolveInside(root, name); err != nil {
+		return nil, err
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	content, err = io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(content)) > limit {
+		err = fmt.Errorf("is larger than %d bytes", limit)
+	}
+	return content, err
+}
+
+// resolveInside follows symlinks as chroot would, absolute ones too, to a
+// regular file.
+func resolveInside(root *os.Root, name string) (string, error) {
+	const maxLinks = 40
+	at, rest := ".", strings.Split(name, "/")
+	for links := 0; len(rest) > 0; {
+		next := path.Join(at, rest[0])
+		if next == ".." { // above the root is the root
+			next = "."
+		}
+		info, err := root.Lstat(next)
+		if err != nil {
+			return "", err
+		}
+		switch rest = rest[1:]; {
+		case info.Mode()&fs.ModeSymlink != 0:
+			if links++; links > maxLinks {
+				return "", fmt.Errorf("more than %d symlinks", maxLinks)
+			}
+			target, err := root.Readlink(next)
+			if err != nil {
+				return "", err
+			}
+			if path.IsAbs(target) {
+				at = "."
+			}
+			rest = append(strings.Split(strings.Trim(target, "/"), "/"), rest...)
+		case len(rest) == 0 && !info.Mode().IsRegular():
+			return "", fmt.Errorf("is no regular file")
+		default:
+			at = next
+		}
+	}
+	return at, nil
+}
+
+// unique drops what comes again, in place.
+func unique(ids []uint32) []uint32 {
+	seen := map[uint32]bool{}
+	return slices.DeleteFunc(ids, func(id uint32) bool {
+		again := seen[id]
+		seen[id] = true
+		return again
+	})
+}

@@ -1,0 +1,257 @@
+package sandbox
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/cni"
+)
+
+// maxConfig bounds a config in bytes: it is kept in memory and on tmpfs.
+const maxConfig = 2 << 20
+
+// namePattern is what the names of pods and containers are made of. They appear
+// in arguments of CNI plugins, where ; and = would begin another argument.
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,252}$`)
+
+// hostnamePattern: letters, digits, hyphens and dots, as in RFC 1123; 64 bytes is
+// the kernel's limit.
+var hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
+
+// checks run in order until one fails.
+func firstError(checks ...func() error) error {
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// validatePod accepts what is honoured and refuses everything else by name.
+//
+// Accepted without an effect: what concerns only the process of a pause
+// container, which there is none of (the other fields of
+// linux.security_context); port mappings of a pod on the host's network, whose
+// ports are the host's already; linux.overhead and linux.resources, which are
+// the kubelet's to enforce on the pod's cgroup.
+func (ps *Pods) validatePod(req RunRequest) error {
+	c := req.Config
+	if c == nil {
+		return invalid("config", "is required")
+	}
+	return firstError(
+		func() error { return checkSize(c) },
+		func() error { return checkName("metadata.name", c.GetMetadata().GetName()) },
+		func() error { return checkName("metadata.namespace", c.GetMetadata().GetNamespace()) },
+		func() error { return checkName("metadata.uid", c.GetMetadata().GetUid()) },
+		func() error {
+			if _, ok := ps.handler(req.Handler); !ok {
+				known := slices.Sorted(maps.Keys(ps.Runtimes))
+				return invalid("runtime_handler", "%q is not configured; there are %s", req.Handler, strings.Join(known, ", "))
+			}
+			return nil
+		},
+		func() error { return ps.checkHostname(c) },
+		func() error {
+			if dir := c.GetLogDirectory(); dir != "" {
+				return checkPath("log_directory", dir)
+			}
+			return nil
+		},
+		func() error { return checkDNS(c.GetDnsConfig()) },
+		func() error { return checkPorts(c.GetPortMappings()) },
+		func() error { return checkPodLinux(c.GetLinux()) },
+		func() error {
+			if c.GetWindows() != nil {
+				return invalid("windows", "this is Linux")
+			}
+			return nil
+		},
+	)
+}
+
+func checkSize(config proto.Message) error {
+	if n := proto.Size(config); n > maxConfig {
+		return invalid("config", "has %d bytes, at most %d are allowed", n, maxConfig)
+	}
+	return nil
+}
+
+func checkName(field, name string) error {
+	if !namePattern.MatchString(name) {
+		return invalid(field, "%.300q is not 1 to 253 letters, digits, dots, colons, hyphens and underscores", name)
+	}
+	return nil
+}
+
+// checkPath accepts an absolute path with nothing to resolve in it.
+func checkPath(field, p string) error {
+	if !path.IsAbs(p) || path.Clean(p) != p || strings.ContainsRune(p, 0) {
+		return invalid(field, "%q is not an absolute path without . and ..", p)
+	}
+	return nil
+}
+
+func (ps *Pods) checkHostname(c *runtimeapi.PodSandboxConfig) error {
+	name := c.GetHostname()
+	switch {
+	case name == "":
+		return nil
+	case !hostnamePattern.MatchString(name):
+		return invalid("hostname", "%.100q is not a name of at most 64 letters, digits, hyphens and dots", name)
+	case c.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE && name != ps.node.hostname:
+		return invalid("hostname", "a pod on the host's network has the host's name; leave it empty")
+	}
+	return nil
+}
+
+func checkDNS(dns *runtimeapi.DNSConfig) error {
+	for i, server := range dns.GetServers() {
+		if _, err := netip.ParseAddr(server); err != nil {
+			return invalid(fmt.Sprintf("dns_config.servers[%d]", i), "%q is not an IP address", server)
+		}
+	}
+	if err := checkWords("dns_config.searches", dns.GetSearches()); err != nil {
+		return err
+	}
+	return checkWords("dns_config.options", dns.GetOptions())
+}
+
+// checkWords keeps a line of resolv.conf a line.
+func checkWords(field string, words []string) error {
+	for i, word := range words {
+		if f := strings.Fields(word); len(f) != 1 || f[0] != word {
+			return invalid(fmt.Sprintf("%s[%d]", field, i), "%q is not one word", word)
+		}
+	}
+	return nil
+}
+
+func checkPorts(mappings []*runtimeapi.PortMapping) error {
+	for i, m := range mappings {
+		field := fmt.Sprintf("port_mappings[%d]", i)
+		switch {
+		case m.GetContainerPort() < 1 || m.GetContainerPort() > 65535:
+			return invalid(field+".container_port", "%d is not between 1 and 65535", m.GetContainerPort())
+		case m.GetHostPort() < 0 || m.GetHostPort() > 65535:
+			return invalid(field+".host_port", "%d is not between 0 and 65535", m.GetHostPort())
+		case protocols[m.GetProtocol()] == "":
+			return invalid(field+".protocol", "%d is not TCP, UDP or SCTP", m.GetProtocol())
+		}
+		if ip := m.GetHostIp(); ip != "" {
+			if _, err := netip.ParseAddr(ip); err != nil {
+				return invalid(field+".host_ip", "%q is not an IP address", ip)
+			}
+		}
+	}
+	return nil
+}
+
+var protocols = map[runtimeapi.Protocol]string{
+	runtimeapi.Protocol_TCP:  "tcp",
+	runtimeapi.Protocol_UDP:  "udp",
+	runtimeapi.Protocol_SCTP: "sctp",
+}
+
+// ports are the validated mappings that publish something.
+func ports(mappings []*runtimeapi.PortMapping) []cni.PortMapping {
+	var list []cni.PortMapping
+	for _, m := range mappings {
+		if m.GetHostPort() == 0 {
+			continue
+		}
+		ip, _ := netip.ParseAddr(m.GetHostIp()) // empty: zero, all addresses
+		list = append(list, cni.PortMapping{
+			HostIP:        ip,
+			HostPort:      uint16(m.GetHostPort()),
+			ContainerPort: uint16(m.GetContainerPort()),
+			Protocol:      protocols[m.GetProtocol()],
+		})
+	}
+	return list
+}
+
+func checkPodLinux(l *runtimeapi.LinuxPodSandboxConfig) error {
+	sc := l.GetSecurityContext()
+	ns := sc.GetNamespaceOptions()
+	if parent := l.GetCgroupParent(); parent != "" {
+		if err := checkPath("linux.cgroup_parent", parent); err != nil {
+			return err
+		}
+		if parent == "/" {
+			return invalid("linux.cgroup_parent", "is the root cgroup; name one below it")
+		}
+	}
+	const at = "linux.security_context."
+	switch {
+	case ns.GetNetwork() != runtimeapi.NamespaceMode_POD && ns.GetNetwork() != runtimeapi.NamespaceMode_NODE:
+		return invalid(at+"namespace_options.network", "is not POD or NODE")
+	case ns.GetIpc() != runtimeapi.NamespaceMode_POD && ns.GetIpc() != runtimeapi.NamespaceMode_NODE:
+		return invalid(at+"namespace_options.ipc", "is not POD or NODE")
+	case ns.GetPid() != runtimeapi.NamespaceMode_POD && ns.GetPid() != runtimeapi.NamespaceMode_CONTAINER && ns.GetPid() != runtimeapi.NamespaceMode_NODE:
+		return invalid(at+"namespace_options.pid", "is not POD, CONTAINER or NODE")
+	case ns.GetTargetId() != "":
+		return invalid(at+"namespace_options.target_id", "is not for pods")
+	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil:
+		return invalid(at+"run_as_group", "needs run_as_user")
+	}
+	if err := checkUserNamespace(at, ns.GetUsernsOptions()); err != nil {
+		return err
+	}
+	if err := checkSELinux(at, sc.GetSelinuxOptions()); err != nil {
+		return err
+	}
+	return checkSysctls(l.GetSysctls(), ns)
+}
+
+func checkUserNamespace(at string, u *runtimeapi.UserNamespace) error {
+	if u != nil && (u.GetMode() != runtimeapi.NamespaceMode_NODE || len(u.GetUids())+len(u.GetGids()) > 0) {
+		return invalid(at+"namespace_options.userns_options", "user namespaces are not supported; use mode NODE without mappings")
+	}
+	return nil
+}
+
+func checkSELinux(at string, o *runtimeapi.SELinuxOption) error {
+	if o.GetUser()+o.GetRole()+o.GetType()+o.GetLevel() != "" {
+		return invalid(at+"selinux_options", "SELinux is not supported; leave it out")
+	}
+	return nil
+}
+
+var (
+	sysctlName = regexp.MustCompile(`^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
+	// sysctlValue leaves out newlines, + and =, with which values have been made
+	// into further sysctls.
+	sysctlValue = regexp.MustCompile(`^[A-Za-z0-9 \t.,:;/@_-]+$`)
+)
+
+// checkSysctls accepts what belongs to namespaces that the pod has to itself.
+func checkSysctls(sysctls map[string]string, ns *runtimeapi.NamespaceOption) error {
+	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
+		field := fmt.Sprintf("linux.sysctls[%.100q]", name)
+		network := strings.HasPrefix(name, "net.")
+		ipc := name == "kernel.sem" || strings.HasPrefix(name, "kernel.shm") || strings.HasPrefix(name, "kernel.msg") || strings.HasPrefix(name, "fs.mqueue.")
+		switch {
+		case len(name) > 253 || !sysctlName.MatchString(name):
+			return invalid(field, "is not the name of a sysctl, with dots")
+		case len(sysctls[name]) > 1024 || !sysctlValue.MatchString(sysctls[name]):
+			return invalid(field, "%.100q cannot be its value", sysctls[name])
+		case !network && !ipc:
+			return invalid(field, "belongs to no namespace of a pod")
+		case network && ns.GetNetwork() == runtimeapi.NamespaceMode_NODE:
+			return invalid(field, "the pod uses the host's network")
+		case ipc && ns.GetIpc() == runtimeapi.NamespaceMode_NODE:
+			return invalid(field, "the pod uses the host's ipc namespace")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+package sandbox
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// validateContainer accepts what is honoured and refuses everything else by
+// name. What only the image or the host can tell is found later, by gather and
+// Spec, before the container counts as created.
+func (p *Pod) validateContainer(c *runtimeapi.ContainerConfig) error {
+	if c == nil {
+		return invalid("config", "is required")
+	}
+	return firstError(
+		func() error { return checkSize(c) },
+		func() error { return checkName("metadata.name", c.GetMetadata().GetName()) },
+		func() error {
+			if c.GetImage().GetImage() == "" {
+				return invalid("image.image", "is required")
+			}
+			return nil
+		},
+		func() error { return checkProcess(c) },
+		func() error { return checkMounts(c.GetMounts()) },
+		func() error { return p.checkLog(c.GetLogPath()) },
+		func() error { return checkStdio(c) },
+		func() error { return checkUnsupported(c) },
+		func() error { return p.checkNamespaces(c.GetLinux().GetSecurityContext().GetNamespaceOptions()) },
+		func() error { return checkSecurity(c.GetLinux().GetSecurityContext()) },
+		func() error { return checkResources(c.GetLinux().GetResources()) },
+	)
+}
+
+func checkProcess(c *runtimeapi.ContainerConfig) error {
+	for _, arg := range slices.Concat(c.GetCommand(), c.GetArgs(), []string{c.GetWorkingDir()}) {
+		if strings.ContainsRune(arg, 0) {
+			return invalid("command", "command, args and working_dir cannot hold a NUL")
+		}
+	}
+	if dir := c.GetWorkingDir(); dir != "" && !path.IsAbs(dir) {
+		return invalid("working_dir", "%q is not an absolute path", dir)
+	}
+	for i, kv := range c.GetEnvs() {
+		if kv.GetKey() == "" || strings.ContainsAny(kv.GetKey(), "=\x00") {
+			return invalid(fmt.Sprintf("envs[%d].key", i), "%q is not the name of a variable", kv.GetKey())
+		}
+		if bytes.ContainsRune(kv.GetValue(), 0) || !utf8.Valid(kv.GetValue()) {
+			return invalid(fmt.Sprintf("envs[%d].value", i), "is not UTF-8 without NUL, which is all that an OCI runtime spec can hold")
+		}
+	}
+	if s := c.GetStopSignal(); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT && number(s) == 0 {
+		return invalid("stop_signal", "%d is unknown", s)
+	}
+	return nil
+}
+
+func checkMounts(mounts []*runtimeapi.Mount) error {
+	for i, m := range mounts {
+		field := fmt.Sprintf("mounts[%d].", i)
+		switch target := m.GetContainerPath(); {
+		case !path.IsAbs(target) || path.Clean(target) == "/" || strings.ContainsRune(target, 0) || slices.Contains(strings.Split(target, "/"), ".."):
+			return invalid(field+"container_path", "%q is not an absolute path below / without ..", target)
+		case m.GetImage() != nil:
+			return invalid(field+"image", "mounts of images are not supported")
+		case m.GetImageSubPath() != "":
+			return invalid(field+"image_sub_path", "mounts of images are not supported")
+		case !path.IsAbs(m.GetHostPath()):
+			return invalid(field+"host_path", "%q is not an absolute path", m.GetHostPath())
+		case m.GetSelinuxRelabel():
+			return invalid(field+"selinux_relabel", "SELinux is not supported")
+		case m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
+			return invalid(field+"propagation", "only PROPAGATION_PRIVATE is supported")
+		case len(m.GetUidMappings()) > 0:
+			return invalid(field+"uidMappings", "user namespaces are not supported")
+		case len(m.GetGidMappings()) > 0:
+			return invalid(field+"gidMappings", "user namespaces are not supported")
+		case m.GetRecursiveReadOnly():
+			return invalid(field+"recursive_read_only", "is not supported")
+		case len(m.GetMountOptions()) > 0:
+			return invalid(field+"mount_options", "are not supported")
+		}
+	}
+	return nil
+}
+
+func (p *Pod) checkLog(name string) error {
+	switch {
+	case name == "":
+		return nil
+	case p.config.GetLogDirectory() == "":
+		return invalid("log_path", "the pod has no log_directory")
+	case !filepath.IsLocal(name) || path.Clean(name) != name || name == "." || strings.ContainsRune(name, 0):
+		return invalid("log_path", "%q is not a relative path without . and ..", name)
+	}
+	return nil
+}
+
+func checkStdio(c *runtimeapi.ContainerConfig) error {
+	if c.GetStdinOnce() {
+		return invalid("stdin_once", "is not supported")
+	}
+	return nil
+}
+
+func checkUnsupported(c *runtimeapi.ContainerConfig) error {
+	switch {
+	case len(c.GetDevices()) > 0:
+		return invalid("devices", "are not supported")
+	case len(c.GetCDIDevices()) > 0:
+		return invalid("CDI_devices", "are not supported")
+	case c.GetWindows() != nil:
+		return invalid("windows", "this is Linux")
+	}
+	return nil
+}
+
+// checkNamespaces: a container lives in its pod's namespaces. Only its pid
+// namespace may be its own where the pod shares one.
+func (p *Pod) checkNamespaces(ns *runtimeapi.NamespaceOption) error {
+	if ns == nil {
+		return nil
+	}
+	const at = "linux.security_context.namespace_options."
+	pod := p.namespaces()
+	switch {
+	case ns.GetNetwork() != pod.GetNetwork():
+		return invalid(at+"network", "%s is not the pod's %s", ns.GetNetwork(), pod.GetNetwork())
+	case ns.GetIpc() != pod.GetIpc():
+		return invalid(at+"ipc", "%s is not the pod's %s", ns.GetIpc(), pod.GetIpc())
+	case ns.GetPid() == runtimeapi.NamespaceMode_TARGET:
+		return invalid(at+"pid", "TARGET is not supported")
+	case ns.GetPid() != pod.GetPid() && ns.GetPid() != runtimeapi.NamespaceMode_CONTAINER:
+		return invalid(at+"pid", "%s is not the pod's %s", ns.GetPid(), pod.GetPid())
+	case ns.GetTargetId() != "":
+		return invalid(at+"target_id", "is not supported")
+	}
+	return checkUserNamespace("linux.security_context.", ns.GetUsernsOptions())
+}
+
+func checkSecurity(sc *runtimeapi.LinuxContainerSecurityContext) error {
+	const at = "linux.security_context."
+	switch {
+	case sc.GetPrivileged():
+		return invalid(at+"privileged", "is not supported")
+	case sc.GetRunAsUser() != nil && sc.GetRunAsUsername() != "":
+		return invalid(at+"run_as_username", "is given together with run_as_user; one of them must go")
+	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "":
+		return invalid(at+"run_as_group", "needs run_as_user or run_as_username")
+	case sc.GetApparmorProfile() != "":
+		return invalid(at+"apparmor_profile", "is deprecated and not supported; use apparmor")
+	case sc.GetSeccompProfilePath() != "":
+		return invalid(at+"seccomp_profile_path", "is deprecated and not supported; use seccomp")
+	}
+	return firstError(
+		func() error { return checkIDs(at, sc) },
+		func() error { return checkCapabilities(at+"capabilities.", sc.GetCapabilities()) },
+		func() error { return checkSELinux(at, sc.GetSelinuxOptions()) },
+		func() error { return checkProfile(at+"seccomp", sc.GetSeccomp()) },
+		func() error { return checkProfile(at+"apparmor", sc.GetApparmor()) },
+		func() error { return checkPaths(at+"masked_paths", sc.GetMaskedPaths()) },
+		func() error { return checkPaths(at+"readonly_paths", sc.GetReadonlyPaths()) },
+	)
+}
+
+func checkIDs(at string, sc *runtimeapi.LinuxContainerSecurityContext) error {
+	if err := checkID(at+"run_as_user", sc.GetRunAsUser().GetValue()); err != nil {
+		return err
+	}
+	if err := checkID(at+"run_as_group", sc.GetRunAsGroup().GetValue()); err != nil {
+		return err
+	}
+	for i, gid := range sc.GetSupplementalGroups() {
+		if err := checkID(fmt.Sprintf("%ssupplemental_groups[%d]", at, i), gid); err != nil {
+			return err
+		}
+	}
+	if name := sc.GetRunAsUsername(); name != "" && strings.ContainsAny(name, ":\n\x00") {
+		return invalid(at+"run_as_username", "%q is not the name of a user", name)
+	}
+	if p := sc.GetSupplementalGroupsPolicy(); p != runtimeapi.SupplementalGroupsPolicy_Merge && p != runtimeapi.SupplementalGroupsPolicy_Strict {
+		return invalid(at+"supplemental_groups_policy", "%d is not Merge or Strict", p)
+	}
+	return nil
+}
+
+func checkID(field string, id int64) error {
+	if id < 0 || id > maxID {
+		return invalid(field, "%d is not between 0 and %d", id, maxID)
+	}
+	return nil
+}
+
+func checkCapabilities(at string, c *runtimeapi.Capability) error {
+	if len(c.GetAddAmbientCapabilities()) > 0 {
+		return invalid(at+"add_ambient_capabilities", "are not supported")
+	}
+	if err := checkCapabilityNames(at+"add_capabilities", c.GetAddCapabilities()); err != nil {
+		return err
+	}
+	return checkCapabilityNames(at+"drop_capabilities", c.GetDropCapabilities())
+}
+
+func checkCapabilityNames(field string, texts []string) error {
+	for _, text := range texts {
+		if name := capabilityName(text); name != allCapabilities && !slices.Contains(capabilityNames, name) {
+			return invalid(field, "%.100q is no capability", text)
+		}
+	}
+	return nil
+}
+
+func checkProfile(field string, p *runtimeapi.SecurityProfile) error {
+	if p != nil && p.GetProfileType() != runtimeapi.SecurityProfile_Unconfined {
+		return invalid(field, "profile %s is not supported; use Unconfined", p.GetProfileType())
+	}
+	return nil
+}
+
+func checkPaths(field string, paths []string) error {
+	for i, p := range paths {
+		if err := checkPath(fmt.Sprintf("%s[%d]", field, i), p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkResources(r *runtimeapi.LinuxContainerResources) error {
+	const at = "linux.resources."
+	if adj := r.GetOomScoreAdj(); adj < -1000 || adj > 1000 {
+		return invalid(at+"oom_score_adj", "%d is not between -1000 and 1000", adj)
+	}
+	for _, limit := range r.GetHugepageLimits() {
+		if limit.GetLimit() != 0 {
+			return invalid(at+"hugepage_limits", "limits are not supported")
+		}
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"cpu_period", r.GetCpuPeriod() != 0},
+		{"cpu_quota", r.GetCpuQuota() != 0},
+		{"cpu_shares", r.GetCpuShares() != 0},
+		{"memory_limit_in_bytes", r.GetMemoryLimitInBytes() != 0},
+		{"cpuset_cpus", r.GetCpusetCpus() != ""},
+		{"cpuset_mems", r.GetCpusetMems() != ""},
+		{"unified", len(r.GetUnified()) > 0},
+		{"memory_swap_limit_in_bytes", r.GetMemorySwapLimitInBytes() != 0},
+	} {
+		if f.set {
+			return invalid(at+f.name, "limits are not supported")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,303 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/cni"
+	"berth/image"
+	"berth/oci"
+)
+
+// world is a small machine in memory: what the kernel, the network and the image
+// store hold. It outlives the daemons of a test, as the real ones do, and plays
+// Runtime, Network and Images for them.
+type world struct {
+	rootFS string // directory that every container's root is
+
+	mu       sync.Mutex
+	pods     map[string]bool  // have namespaces
+	attached map[string]bool  // have an address
+	procs    map[string]*proc // were started and not removed
+	roots    map[string]bool  // have a writable layer
+	deaf     bool             // processes ignore their stop signal
+	stubborn bool             // logs are not reopened
+	said     []string         // signals that were sent, by name
+	starts   int              // processes that ever were
+	gate     chan struct{}    // Add waits until it is closed; nil: it does not
+	images   map[string]*image.Image
+	asked    oci.Pod // of the last MakePod
+	askedNet cni.Pod // of the last Add
+	nextIP   int
+}
+
+type proc struct {
+	pid  int
+	done chan struct{}
+	exit oci.Exit
+	err  error
+}
+
+func newWorld(dir string) (*world, error) {
+	etc := filepath.Join(dir, "etc")
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(etc, "passwd"), []byte("root:x:0:0::/root:/bin/sh\n"), 0o644); err != nil {
+		return nil, err
+	}
+	w := &world{
+		rootFS:   dir,
+		pods:     map[string]bool{},
+		attached: map[string]bool{},
+		procs:    map[string]*proc{},
+		roots:    map[string]bool{},
+		images:   map[string]*image.Image{},
+	}
+	w.images["busybox"] = &image.Image{
+		ID:     digest.FromString("busybox"),
+		Layers: []digest.Digest{digest.FromString("layer")},
+		Config: ocispec.Image{Config: ocispec.ImageConfig{Cmd: []string{"sh"}, StopSignal: "SIGQUIT"}},
+	}
+	return w, nil
+}
+
+func (w *world) MakePod(ctx context.Context, p oci.Pod) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pods[p.ID] = true
+	w.asked = p
+	return nil
+}
+
+func (w *world) RemovePod(ctx context.Context, p oci.Pod) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.pods, p.ID)
+	return nil
+}
+
+func (w *world) Start(ctx context.Context, s oci.Start) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.procs[s.ID]; p != nil {
+		return p.pid, nil
+	}
+	if !w.roots[s.ID] {
+		return 0, fmt.Errorf("start without a root")
+	}
+	w.starts++
+	w.procs[s.ID] = &proc{pid: 1000 + w.starts, done: make(chan struct{})}
+	return 1000 + w.starts, nil
+}
+
+func (w *world) Wait(ctx context.Context, c oci.Container) (oci.Exit, error) {
+	w.mu.Lock()
+	p := w.procs[c.ID]
+	w.mu.Unlock()
+	if p == nil {
+		return oci.Exit{}, oci.ErrExitUnknown
+	}
+	select {
+	case <-p.done:
+		return p.exit, p.err
+	case <-ctx.Done():
+		return oci.Exit{}, ctx.Err()
+	}
+}
+
+// end lets a process end, once.
+func (w *world) end(id string, code int, err error) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.procs[id]
+	if p == nil || !p.alive() {
+		return false
+	}
+	p.exit, p.err = oci.Exit{Code: code, At: time.Now()}, err
+	close(p.done)
+	return true
+}
+
+func (p *proc) alive() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+func (w *world) Signal(ctx context.Context, c oci.Container, sig syscall.Signal) error {
+	w.mu.Lock()
+	w.said = append(w.said, sig.String())
+	deaf := w.deaf
+	w.mu.Unlock()
+	if !deaf && !w.end(c.ID, 128+int(sig), nil) {
+		return oci.ErrNotRunning
+	}
+	return nil
+}
+
+func (w *world) Kill(ctx context.Context, c oci.Container) error {
+	w.end(c.ID, 137, nil)
+	return nil
+}
+
+func (w *world) Remove(ctx context.Context, c oci.Container) error {
+	w.end(c.ID, 137, nil)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.procs, c.ID)
+	return nil
+}
+
+func (w *world) Exec(ctx context.Context, e oci.Exec) (int, error) {
+	fmt.Fprint(e.Stdout, strings.Join(e.Process.Args, " "))
+	return 0, nil
+}
+
+func (w *world) ReopenLog(ctx context.Context, c oci.Container, log *os.File) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stubborn {
+		return errInjected
+	}
+	return nil
+}
+
+func (w *world) GC(ctx context.Context, keep func(string) bool) error {
+	w.mu.Lock()
+	pods, procs := keysOf(w.pods), keysOf(w.procs)
+	w.mu.Unlock()
+	for _, id := range pods {
+		if !keep(id) {
+			w.RemovePod(ctx, oci.Pod{ID: id})
+		}
+	}
+	for _, id := range procs {
+		if !keep(id) {
+			w.Remove(ctx, oci.Container{ID: id})
+		}
+	}
+	return nil
+}
+
+// has says whether the pod has namespaces, and an address.
+func (w *world) has(id string) (pod, address bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pods[id], w.attached[id]
+}
+
+func keysOf[V any](m map[string]V) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// net is the world's network.
+type net struct{ *world }
+
+func (n net) Add(ctx context.Context, p cni.Pod) (cni.Attachment, error) {
+	n.mu.Lock()
+	gate := n.gate
+	n.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return cni.Attachment{}, ctx.Err()
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.pods[p.ID] {
+		return cni.Attachment{}, fmt.Errorf("no network namespace")
+	}
+	n.attached[p.ID] = true
+	n.askedNet = p
+	n.nextIP++
+	return cni.Attachment{IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(n.nextIP)})}}, nil
+}
+
+func (n net) Del(ctx context.Context, p cni.Pod) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.attached, p.ID)
+	return nil
+}
+
+func (n net) GC(ctx context.Context, keep map[string]bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id := range n.attached {
+		if !keep[id] {
+			delete(n.attached, id)
+		}
+	}
+	return nil
+}
+
+// store is the world's image store.
+type store struct{ *world }
+
+func (s store) Image(ref string) (*image.Image, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if img := s.images[ref]; img != nil {
+		return img, nil
+	}
+	return nil, image.ErrNotFound
+}
+
+func (s store) Root(ctx context.Context, id string, img *image.Image) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(img.Layers) == 0 {
+		return nil, fmt.Errorf("image without layers")
+	}
+	s.roots[id] = true
+	return os.Open(s.rootFS)
+}
+
+func (s store) RemoveRoot(ctx context.Context, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.procs[id] != nil {
+		return fmt.Errorf("its process still holds it")
+	}
+	delete(s.roots, id)
+	return nil
+}
+
+func (s store) Roots() ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return keysOf(s.roots), nil
+}
+
+// reboot ends everything but what is on disk.
+func (w *world) reboot() {
+	for _, id := range keysOf(w.procs) {
+		w.end(id, 137, oci.ErrExitUnknown)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.procs)
+	clear(w.pods)
+}
