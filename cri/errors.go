@@ -1,0 +1,80 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"berth/image"
+	"berth/sandbox"
+)
+
+// errorTable is the one place where errors become gRPC codes. The first row
+// whose error is in the chain counts; an error without a row is Unknown.
+//
+// The kubelet tells only some codes apart: NotFound (the object is gone),
+// DeadlineExceeded (of ExecSync: a probe timed out), Unimplemented, and Unknown
+// with a text that begins with a word it knows.
+var errorTable = []struct {
+	err    error
+	code   codes.Code
+	prefix string // put before the error's text
+}{
+	// Before the context errors: a registry that does not answer often ends in
+	// one, but not of the caller's context.
+	{image.ErrRegistryUnavailable, codes.Unknown, "RegistryUnavailable: "},
+	{image.ErrNotFound, codes.NotFound, ""},
+	{image.ErrUnauthorized, codes.Unauthenticated, ""},
+	{image.ErrInvalidReference, codes.InvalidArgument, ""},
+	{syscall.ENOSPC, codes.ResourceExhausted, ""},
+	{sandbox.ErrNotFound, codes.NotFound, ""},
+	{sandbox.ErrNotReady, codes.FailedPrecondition, ""},
+	{sandbox.ErrNotRunning, codes.FailedPrecondition, ""},
+	{sandbox.ErrIllegal, codes.FailedPrecondition, ""},
+	{sandbox.ErrPreempted, codes.Aborted, ""},
+	{sandbox.ErrClosed, codes.Unavailable, ""},
+	{context.DeadlineExceeded, codes.DeadlineExceeded, ""},
+	{context.Canceled, codes.Canceled, ""},
+}
+
+// toStatus returns err as a gRPC status, nil for nil. When the call's own ctx
+// has ended, that is the reason, wherever the error came from.
+func toStatus(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if end := ctx.Err(); end != nil {
+		return status.Error(status.FromContextError(end).Code(), err.Error())
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	if invalid := (*sandbox.InvalidError)(nil); errors.As(err, &invalid) {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	for _, row := range errorTable {
+		if errors.Is(err, row.err) {
+			return status.Error(row.code, row.prefix+err.Error())
+		}
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+// required returns an InvalidError naming field if value is empty.
+func required(field, value string) error {
+	if value == "" {
+		return &sandbox.InvalidError{Field: field, Reason: "is required"}
+	}
+	return nil
+}
+
+// ignoreNotFound is for the verbs that succeed on what does not exist.
+func ignoreNotFound(err error) error {
+	if errors.Is(err, sandbox.ErrNotFound) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,66 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"berth/image"
+	"berth/sandbox"
+)
+
+func TestErrorTable(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		err  error
+		code codes.Code
+		text string
+	}{
+		{"unknown pod", fmt.Errorf("pod abc: %w", sandbox.ErrNotFound), codes.NotFound, "pod abc: not found"},
+		{"unknown image", fmt.Errorf("busybox:9: %w", image.ErrNotFound), codes.NotFound, "busybox:9: image not found"},
+		{"bad reference", fmt.Errorf("%w: A:B:C", image.ErrInvalidReference), codes.InvalidArgument, "invalid image reference: A:B:C"},
+		{"bad field", fmt.Errorf("create container: %w", &sandbox.InvalidError{Field: "tty", Reason: "no"}), codes.InvalidArgument, "create container: tty: no"},
+		{"stopped pod", fmt.Errorf("create: %w", sandbox.ErrNotReady), codes.FailedPrecondition, "create: pod is not ready"},
+		{"stopped container", sandbox.ErrNotRunning, codes.FailedPrecondition, sandbox.ErrNotRunning.Error()},
+		{"wrong state", sandbox.ErrIllegal, codes.FailedPrecondition, sandbox.ErrIllegal.Error()},
+		{"pre-empted", sandbox.ErrPreempted, codes.Aborted, sandbox.ErrPreempted.Error()},
+		{"daemon stops", sandbox.ErrClosed, codes.Unavailable, sandbox.ErrClosed.Error()},
+		{"an inner deadline", fmt.Errorf("cni add: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "cni add: context deadline exceeded"},
+		{"anything else", errors.New("runc: no such file"), codes.Unknown, "runc: no such file"},
+		{"a status", status.Error(codes.DataLoss, "gone"), codes.DataLoss, "gone"},
+
+		// The kubelet knows this one by how its text begins, and only with Unknown.
+		{"registry down", fmt.Errorf("pull x: %w", image.ErrRegistryUnavailable), codes.Unknown, "RegistryUnavailable: pull x: registry is unavailable"},
+		{"registry slow", fmt.Errorf("%w: %w", image.ErrRegistryUnavailable, context.DeadlineExceeded), codes.Unknown,
+			"RegistryUnavailable: registry is unavailable: context deadline exceeded"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := status.Convert(toStatus(context.Background(), test.err))
+			if got.Code() != test.code || got.Message() != test.text {
+				t.Errorf("got %v %q, want %v %q", got.Code(), got.Message(), test.code, test.text)
+			}
+		})
+	}
+	if err := toStatus(context.Background(), nil); err != nil {
+		t.Errorf("no error became %v", err)
+	}
+}
+
+// A pull that its caller gave up is not the registry's fault.
+func TestCallersDeadlineComesFirst(t *testing.T) {
+	late, cancel := context.WithTimeout(context.Background(), 0)
+	defer cancel()
+	gone, cancelNow := context.WithCancel(context.Background())
+	cancelNow()
+	err := fmt.Errorf("%w: %w", image.ErrRegistryUnavailable, context.DeadlineExceeded)
+	if code := status.Code(toStatus(late, err)); code != codes.DeadlineExceeded {
+		t.Errorf("after the call's deadline: %v", code)
+	}
+	if code := status.Code(toStatus(gone, err)); code != codes.Canceled {
+		t.Errorf("after the call was cancelled: %v", code)
+	}
+}

@@ -1,0 +1,9 @@
+package cri
+
+import (
+	"testing"
+
+	"berth/test/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }

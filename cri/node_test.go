@@ -1,0 +1,216 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/cni"
+	"berth/image"
+	"berth/oci"
+	"berth/sandbox"
+	"berth/test/leak"
+	"berth/test/registry"
+)
+
+// node is a Server over real pods and a real image store, with a registry to
+// pull from. Only what touches the kernel is made up: fakeRuntime, fakeNetwork
+// and the roots of containers.
+type node struct {
+	runtimeapi.RuntimeServiceClient
+	images   runtimeapi.ImageServiceClient
+	conn     *grpc.ClientConn
+	server   *Server
+	registry *registry.Registry
+	network  *fakeNetwork
+	runtime  *fakeRuntime
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	leak.NeedRoot(t) // layers are unpacked with their owners
+	n := &node{
+		registry: registry.Start(t),
+		network:  &fakeNetwork{},
+		runtime:  &fakeRuntime{processes: map[string]*process{}},
+	}
+	store := &image.Store{Dir: filepath.Join(t.TempDir(), "store")}
+	if err := store.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	pods := &sandbox.Pods{
+		Dir:            filepath.Join(t.TempDir(), "pods"),
+		DefaultRuntime: "fast",
+		Runtimes:       map[string]sandbox.Runtime{"fast": n.runtime, "slow": n.runtime},
+		Network:        n.network,
+		Images:         fakeRoots{store, t.TempDir()},
+	}
+	if err := pods.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pods.Close)
+	n.server = &Server{Pods: pods, Images: store, Network: n.network, Info: map[string]string{"config": "{}"}}
+	n.conn = serve(t, n.server)
+	n.RuntimeServiceClient = runtimeapi.NewRuntimeServiceClient(n.conn)
+	n.images = runtimeapi.NewImageServiceClient(n.conn)
+	return n
+}
+
+// serve serves s until the test ends.
+func serve(t *testing.T, s *Server) *grpc.ClientConn {
+	t.Helper()
+	l := bufconn.Listen(1 << 20)
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ctx, l) }()
+	conn, err := grpc.NewClient("passthrough:berth", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return conn
+}
+
+// fakeNetwork gives every pod the same address.
+type fakeNetwork struct {
+	mu      sync.Mutex
+	status  error
+	builtin map[string]bool // by pod id: it was added with the built-in network allowed
+}
+
+func (f *fakeNetwork) Add(_ context.Context, p cni.Pod) (cni.Attachment, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.builtin == nil {
+		f.builtin = map[string]bool{}
+	}
+	f.builtin[p.ID] = p.Builtin
+	return cni.Attachment{}, nil
+}
+
+func (f *fakeNetwork) Del(context.Context, cni.Pod) error { return nil }
+
+func (f *fakeNetwork) GC(context.Context, map[string]bool) error { return nil }
+
+func (f *fakeNetwork) Status(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status
+}
+
+// fakeRoots is a real store whose containers have an empty directory as root.
+type fakeRoots struct {
+	*image.Store
+	root string
+}
+
+func (f fakeRoots) Root(context.Context, string, *image.Image) (*os.File, error) {
+	return os.Open(f.root)
+}
+func (f fakeRoots) RemoveRoot(context.Context, string) error { return nil }
+func (f fakeRoots) Roots() ([]string, error)                 { return nil, nil }
+
+// fakeRuntime starts processes that run until they are killed.
+type fakeRuntime struct {
+	mu        sync.Mutex
+	processes map[string]*process
+	exec      func(ctx context.Context, e oci.Exec) (int, error) // what Exec does
+	reopened  int
+}
+
+type process struct {
+	ended chan struct{}
+	exit  oci.Exit
+}
+
+func (f *fakeRuntime) MakePod(context.Context, oci.Pod) error   { return nil }
+func (f *fakeRuntime) RemovePod(context.Context, oci.Pod) error { return nil }
+
+func (f *fakeRuntime) Start(_ context.Context, s oci.Start) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.processes[s.ID] == nil {
+		f.processes[s.ID] = &process{ended: make(chan struct{})}
+	}
+	return 4711, nil
+}
+
+func (f *fakeRuntime) process(id string) *process {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.processes[id]
+}
+
+func (f *fakeRuntime) Wait(ctx context.Context, c oci.Container) (oci.Exit, error) {
+	p := f.process(c.ID)
+	if p == nil {
+		return oci.Exit{}, oci.ErrExitUnknown
+	}
+	select {
+	case <-p.ended:
+		return p.exit, nil
+	case <-ctx.Done():
+		return oci.Exit{}, ctx.Err()
+	}
+}
+
+func (f *fakeRuntime) Signal(_ context.Context, c oci.Container, sig syscall.Signal) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.processes[c.ID]
+	if p == nil {
+		return oci.ErrNotRunning
+	}
+	select {
+	case <-p.ended:
+		return oci.ErrNotRunning
+	default:
+		p.exit = oci.Exit{Code: 128 + int(sig), At: time.Now()}
+		close(p.ended)
+		return nil
+	}
+}
+
+func (f *fakeRuntime) Kill(ctx context.Context, c oci.Container) error {
+	if err := f.Signal(ctx, c, syscall.SIGKILL); !errors.Is(err, oci.ErrNotRunning) {
+		return err
+	}
+	return nil
+}
+
+func (f *fakeRuntime) Remove(ctx context.Context, c oci.Container) error { return f.Kill(ctx, c) }
+
+func (f *fakeRuntime) Exec(ctx context.Context, e oci.Exec) (int, error) { return f.exec(ctx, e) }
+
+func (f *fakeRuntime) ReopenLog(context.Context, oci.Container, *os.File) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reopened++
+	return nil
+}
+
+func (f *fakeRuntime) GC(context.Context, func(string) bool) error { return nil }

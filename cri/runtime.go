@@ -1,0 +1,68 @@
+package cri
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/cri/admin"
+)
+
+// Version names the runtime. The kubelet ends itself when version, which is its
+// own API's and not CRI's, is not "0.1.0".
+func (s *Server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{
+		Version:           "0.1.0",
+		RuntimeName:       "berth",
+		RuntimeVersion:    admin.Version,
+		RuntimeApiVersion: "v1",
+	}, nil
+}
+
+// Status tells the kubelet whether it may start pods. It lists the default
+// runtime handler twice: under its name and under "".
+func (s *Server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	resp := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			condition(ctx, runtimeapi.RuntimeReady, "RuntimeNotReady", s.Runtime),
+			condition(ctx, runtimeapi.NetworkReady, "NetworkNotReady", s.Network),
+		}},
+		// Admission of pods that ask for a feature depends on these: a feature
+		// is named here only when it is built.
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{}}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Pods.Runtimes)) {
+		resp.RuntimeHandlers = append(resp.RuntimeHandlers,
+			&runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{}})
+	}
+	if req.GetVerbose() {
+		resp.Info = s.Info
+	}
+	return resp, nil
+}
+
+func condition(ctx context.Context, kind, reason string, part Checker) *runtimeapi.RuntimeCondition {
+	if part != nil {
+		if err := part.Status(ctx); err != nil {
+			return &runtimeapi.RuntimeCondition{Type: kind, Reason: reason, Message: err.Error()}
+		}
+	}
+	return &runtimeapi.RuntimeCondition{Type: kind, Status: true}
+}
+
+// RuntimeConfig names the cgroup driver in use. It must be set: the enum's zero
+// is SYSTEMD.
+func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{
+		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS},
+	}, nil
+}
+
+// UpdateRuntimeConfig brings the node's pod CIDR. The CNI plugins of a cluster
+// learn it from the cluster itself, so that nothing is left to do here.
+func (s *Server) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+}

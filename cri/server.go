@@ -1,0 +1,96 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/cri/admin"
+	"berth/image"
+	"berth/sandbox"
+)
+
+// MaxMessage is the size in bytes of the largest message that is sent or
+// received. The kubelet's client has the same limit.
+const MaxMessage = 16 << 20
+
+// stopGrace is how long a stopping server waits for calls that have begun. The
+// work of a longer call goes on without its client: see package sandbox.
+const stopGrace = 10 * time.Second
+
+// Checker says whether a part of the node can be used.
+type Checker interface {
+	// Status returns nil if it can, else the reason in a sentence for the
+	// node's operator. It is asked every 5 seconds and answers from memory or
+	// from a local file.
+	Status(ctx context.Context) error
+}
+
+// Server serves CRI v1 and the admin service. Its fields are set once, before
+// Serve; it is safe for concurrent use.
+type Server struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+	runtimeapi.UnimplementedImageServiceServer
+
+	Pods    *sandbox.Pods
+	Images  *image.Store
+	Network Checker           // condition NetworkReady
+	Runtime Checker           // condition RuntimeReady; nil: always ready
+	Info    map[string]string // what a verbose Status shows, values in JSON
+}
+
+// Serve answers on l until ctx ends, then lets the calls that have begun finish
+// for a while. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	g := s.grpcServer()
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(l) }()
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve CRI on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	stop(g)
+	<-served
+	return nil
+}
+
+func (s *Server) grpcServer() *grpc.Server {
+	g := grpc.NewServer(
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		// A client that died without closing its end is noticed, and one that
+		// pings more often than needed is let be: the socket is local.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.UnaryInterceptor(interceptUnary),
+		grpc.StreamInterceptor(interceptStream),
+	)
+	runtimeapi.RegisterRuntimeServiceServer(g, s)
+	runtimeapi.RegisterImageServiceServer(g, s)
+	admin.Register(g, s)
+	return g
+}
+
+// stop ends g: gracefully if its calls end within stopGrace.
+func stop(g *grpc.Server) {
+	stopped := make(chan struct{})
+	go func() {
+		g.GracefulStop()
+		close(stopped)
+	}()
+	timer := time.NewTimer(stopGrace)
+	defer timer.Stop()
+	select {
+	case <-stopped:
+	case <-timer.C:
+		g.Stop()
+		<-stopped
+	}
+}
