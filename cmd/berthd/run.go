@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"berth/cni"
+	"berth/cri"
+	"berth/cri/admin"
+	"berth/image"
+	"berth/oci"
+	"berth/sandbox"
+)
+
+// run wires the rooms together and serves until ctx ends. Containers run on
+// after it has returned.
+func run(ctx context.Context, c config) (err error) {
+	if err := oci.MakeRunDir(c.RunDir); err != nil {
+		return err
+	}
+	lock, err := lockRunDir(c.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	// Clients may connect from here on; they are answered once all is open.
+	listener, err := cri.Listen(ctx, c.Socket)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+
+	images := &image.Store{
+		Dir:         c.DataDir,
+		PlainHTTP:   c.Image.PlainHTTP,
+		PullTimeout: time.Duration(c.Image.PullTimeout),
+	}
+	if err := images.Open(ctx); err != nil {
+		return fmt.Errorf("open image store %s: %w", c.DataDir, err)
+	}
+	defer func() { err = errors.Join(err, images.Close()) }()
+
+	network := &cni.Network{
+		ConfDir:  c.Network.ConfDir,
+		BinDirs:  c.Network.BinDirs,
+		CacheDir: filepath.Join(c.DataDir, "cni"),
+		Builtin:  c.Network.Builtin,
+		Timeout:  time.Duration(c.Network.Timeout),
+	}
+	runtimes, err := openRuntimes(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer runtimes.close()
+
+	pods := &sandbox.Pods{
+		Dir:            filepath.Join(c.RunDir, "pods"),
+		Mirror:         filepath.Join(c.DataDir, "pods"),
+		DefaultRuntime: c.Runtime.Default,
+		Runtimes:       runtimes.handlers,
+		Network:        network,
+		Images:         images,
+		NoFile:         c.Container.Nofile,
+	}
+	if err := pods.Open(ctx); err != nil {
+		return fmt.Errorf("recover pods of %s: %w", pods.Dir, err)
+	}
+	defer pods.Close()
+
+	info, err := statusInfo(c)
+	if err != nil {
+		return err
+	}
+	server := &cri.Server{Pods: pods, Images: images, Network: network, Runtime: runtimes, Info: info}
+	klog.InfoS("Serving CRI", "version", admin.Version, "socket", c.Socket, "runDir", c.RunDir, "dataDir", c.DataDir)
+	return server.Serve(ctx, listener)
+}
+
+// statusInfo is what a verbose Status shows of the configuration.
+func statusInfo(c config) (map[string]string, error) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration: %w", err)
+	}
+	return map[string]string{"config": string(text)}, nil
+}
