@@ -1,0 +1,42 @@
+# make quickstart   shows Berth at work on this machine
+# make test         passes every test
+# Both need Debian, Go and root, and install what else is missing: hack/setup.sh.
+
+PREFIX ?= /usr/local
+RACE   ?= -race
+
+# Stamping the commit fails where root builds in another user's tree.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+# Test binaries play many short programs; each would sleep a second at its end.
+export GORACE := atexit_sleep_ms=0
+
+.PHONY: build quickstart test lint vuln install clean
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ ./cmd/...
+
+quickstart: build
+	hack/setup.sh demo
+	hack/quickstart.sh
+
+# One package at a time: tests compare the mounts and cgroups of the whole machine.
+test: build
+	hack/setup.sh test
+	go test -count=1 -p 1 -timeout 15m $(RACE) ./...
+
+lint:
+	hack/setup.sh lint
+	build/tools/golangci-lint run ./...
+	go mod tidy -diff
+
+# Asks vuln.go.dev.
+vuln:
+	go tool -modfile=hack/tools/lint/go.mod govulncheck ./...
+
+install: build
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/berth bin/berthd
+	install -D -t $(DESTDIR)$(PREFIX)/libexec/berth bin/berth-keeper
+
+clean:
+	rm -rf bin build

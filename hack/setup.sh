@@ -1,0 +1,87 @@
+#!/bin/bash
+# Installs what Berth needs on a Debian machine that has Go; needs root.
+#
+#   hack/setup.sh run    what runs pods: runc, crun and the CNI plugins
+#   hack/setup.sh demo   and what the quick start shows them with: a registry and an image
+#   hack/setup.sh test   and what the tests need besides: the cgroup hierarchies that crun insists on
+#   hack/setup.sh lint   the linters alone; needs no root
+#
+# It does only what is not done yet: a second run takes a second. The programs
+# are pinned by the go.mod files below hack/tools; what runs on a node goes to
+# /usr/local/libexec/berth, the rest to build/tools.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+libexec=/usr/local/libexec/berth
+tools=$PWD/build/tools
+
+# debs PACKAGE... installs the ones that are missing.
+debs() {
+	local missing=() p
+	for p; do
+		dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
+	done
+	[ ${#missing[@]} -eq 0 ] && return
+	echo "setup: installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq update
+	apt-get -qq install --no-install-recommends -y "${missing[@]}" >/dev/null
+}
+
+# build TOOL DIR PROGRAM PACKAGE [FLAG...] builds PACKAGE in hack/tools/TOOL as
+# DIR/PROGRAM. The digest of what pins the build lies beside the program: while
+# it is the same, so is the program. The rename lets a running one finish.
+build() {
+	local tool=$1 dir=$2 program=$3 package=$4 pins
+	shift 4
+	pins=$(cd "hack/tools/$tool" && { go version; echo "$package $*"; cat go.mod go.sum ./*.go 2>/dev/null || true; } | sha256sum)
+	[ -x "$dir/$program" ] && [ "$(cat "$dir/.$program.pins" 2>/dev/null)" = "$pins" ] && return
+	echo "setup: building $program"
+	mkdir -p "$dir"
+	(cd "hack/tools/$tool" && go build -buildvcs=false -trimpath "$@" -o "$dir/.$program.new" "$package")
+	mv "$dir/.$program.new" "$dir/$program"
+	echo "$pins" >"$dir/.$program.pins"
+}
+
+run() {
+	debs crun nftables iproute2 gcc libc6-dev libseccomp-dev pkg-config
+	build runc "$libexec" runc github.com/opencontainers/runc -tags=seccomp
+	local package
+	for package in $(cd hack/tools/cni && go list -f '{{.ImportPath}}' tool); do
+		CGO_ENABLED=0 build cni "$libexec/cni" "${package##*/}" "$package"
+	done
+}
+
+demo() {
+	debs busybox-static curl
+	CGO_ENABLED=0 build registry "$tools" registry .
+	CGO_ENABLED=0 build mkimage "$tools" mkimage .
+}
+
+# legacy_controllers mounts the hierarchies that a hybrid machine (cgroup v1 with
+# cgroup2 beside it) left out. crun refuses such a machine as long as cgroup2
+# has a controller.
+legacy_controllers() {
+	local controller
+	[ -e /sys/fs/cgroup/unified/cgroup.controllers ] || return 0
+	for controller in $(</sys/fs/cgroup/unified/cgroup.controllers); do
+		echo "setup: mounting the cgroup v1 hierarchy of $controller"
+		mkdir -p "/sys/fs/cgroup/$controller"
+		mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
+	done
+}
+
+lint() {
+	CGO_ENABLED=0 build lint "$tools" golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+}
+
+case ${1-} in
+run) run ;;
+demo) run; demo ;;
+test) run; demo; legacy_controllers ;;
+lint) lint ;;
+*)
+	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
+	exit 2
+	;;
+esac

@@ -1,0 +1,3 @@
+module berth/hack/tools/mkimage
+
+go 1.26.8

@@ -1,0 +1,222 @@
+// Command mkimage makes a small image of a static busybox and pushes it to a
+// registry over plain HTTP:
+//
+//	mkimage [-busybox FILE] HOST:PORT/NAME:TAG
+//
+// The image has every applet as a link in /bin, a user "nobody", a page in /www,
+// and serves that page on port 80 when it is given no other command. The same
+// busybox gives the same digests.
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strings"
+)
+
+const (
+	layerType    = "application/vnd.oci.image.layer.v1.tar+gzip"
+	configType   = "application/vnd.oci.image.config.v1+json"
+	manifestType = "application/vnd.oci.image.manifest.v1+json"
+)
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("mkimage: ")
+	busybox := flag.String("busybox", "/bin/busybox", "static busybox `FILE`")
+	flag.Parse()
+	reference := regexp.MustCompile(`^([^/]+)/(.+):([^:/]+)$`).FindStringSubmatch(flag.Arg(0))
+	if reference == nil {
+		log.Fatalf("%q is not HOST:PORT/NAME:TAG", flag.Arg(0))
+	}
+	digest, err := push(registry{host: reference[1], name: reference[2]}, reference[3], *busybox)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(digest)
+}
+
+// push makes the image and returns the digest of its manifest.
+func push(r registry, tag, busybox string) (string, error) {
+	layer, err := layer(busybox)
+	if err != nil {
+		return "", err
+	}
+	blob, err := compress(layer)
+	if err != nil {
+		return "", err
+	}
+	config, err := json.Marshal(map[string]any{
+		"architecture": runtime.GOARCH,
+		"os":           "linux",
+		"config": map[string]any{
+			"Env": []string{"PATH=/bin"},
+			"Cmd": []string{"httpd", "-f", "-p", "80", "-h", "/www"},
+		},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layer)}},
+	})
+	if err != nil {
+		return "", err
+	}
+	manifest, err := json.Marshal(map[string]any{
+		"schemaVersion": 2,
+		"mediaType":     manifestType,
+		"config":        descriptor(configType, config),
+		"layers":        []any{descriptor(layerType, blob)},
+	})
+	if err != nil {
+		return "", err
+	}
+	for _, b := range [][]byte{blob, config} {
+		if err := r.pushBlob(b); err != nil {
+			return "", err
+		}
+	}
+	return digest(manifest), r.pushManifest(tag, manifest)
+}
+
+// layer is the image's only layer, a tar.
+func layer(busybox string) ([]byte, error) {
+	program, err := os.ReadFile(busybox)
+	if err != nil {
+		return nil, err
+	}
+	applets, err := exec.Command(busybox, "--list").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list applets of %s: %w", busybox, err)
+	}
+	var buf bytes.Buffer
+	t := tarball{w: tar.NewWriter(&buf)}
+	for _, dir := range []string{"bin", "dev", "etc", "proc", "root", "sys", "var", "www"} {
+		t.dir(dir, 0o755)
+	}
+	t.dir("tmp", 0o1777)
+	t.file("bin/busybox", 0o755, program)
+	for _, applet := range strings.Fields(string(applets)) {
+		if applet != "busybox" {
+			t.link("bin/"+applet, "busybox")
+		}
+	}
+	t.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"))
+	t.file("etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\n"))
+	t.file("www/index.html", 0o644, []byte("Hello from a pod.\n"))
+	if t.err == nil {
+		t.err = t.w.Close()
+	}
+	return buf.Bytes(), t.err
+}
+
+// tarball keeps the first error. Its entries belong to root and have no time.
+type tarball struct {
+	w   *tar.Writer
+	err error
+}
+
+func (t *tarball) add(h tar.Header, content []byte) {
+	if t.err != nil {
+		return
+	}
+	h.Size = int64(len(content))
+	if t.err = t.w.WriteHeader(&h); t.err == nil {
+		_, t.err = t.w.Write(content)
+	}
+}
+
+func (t *tarball) dir(name string, mode int64) {
+	t.add(tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode}, nil)
+}
+
+func (t *tarball) file(name string, mode int64, content []byte) {
+	t.add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode}, content)
+}
+
+func (t *tarball) link(name, target string) {
+	t.add(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
+}
+
+func compress(data []byte) ([]byte, error) {
+	var buf bytes.Buffer
+	w := gzip.NewWriter(&buf)
+	if _, err := w.Write(data); err != nil {
+		return nil, err
+	}
+	err := w.Close()
+	return buf.Bytes(), err
+}
+
+func digest(data []byte) string {
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(data))
+}
+
+func descriptor(mediaType string, data []byte) map[string]any {
+	return map[string]any{"mediaType": mediaType, "digest": digest(data), "size": len(data)}
+}
+
+// registry is one repository of a registry that speaks the OCI distribution
+// protocol.
+type registry struct{ host, name string }
+
+func (r registry) url(path string) string {
+	return "http://" + r.host + "/v2/" + r.name + path
+}
+
+// pushBlob uploads in one piece: a session is opened by POST, and ended by PUT
+// at the location that it answers.
+func (r registry) pushBlob(data []byte) error {
+	session, err := send(http.MethodPost, r.url("/blobs/uploads/"), "", nil)
+	if err != nil {
+		return err
+	}
+	location, err := session.Location()
+	if err != nil {
+		return fmt.Errorf("open an upload: %w", err)
+	}
+	query := location.Query()
+	query.Set("digest", digest(data))
+	location.RawQuery = query.Encode()
+	_, err = send(http.MethodPut, location.String(), "application/octet-stream", data)
+	return err
+}
+
+func (r registry) pushManifest(tag string, manifest []byte) error {
+	_, err := send(http.MethodPut, r.url("/manifests/"+url.PathEscape(tag)), manifestType, manifest)
+	return err
+}
+
+// send is an error for every answer but 2xx. The answer's body is read and
+// closed.
+func send(method, url, mediaType string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequest(method, url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if mediaType != "" {
+		req.Header.Set("Content-Type", mediaType)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, url, err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, bytes.TrimSpace(text))
+	}
+	return resp, nil
+}
