@@ -1,0 +1,166 @@
+package conformance
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// counting writes numbers until it is told to end, then ends with 7.
+const counting = `i=0; trap 'exit 7' TERM; while :; do i=$((i+1)); echo $i; done`
+
+// wantCounting fails t unless the entries hold each number once and in order,
+// as lines of their own.
+func wantCounting(t *testing.T, entries []entry) {
+	t.Helper()
+	next, line := 1, ""
+	for _, e := range entries {
+		if line += e.content; e.tag == "P" {
+			continue
+		}
+		if want := strconv.Itoa(next); line != want {
+			t.Fatalf("the log has %q where %s should be", line, want)
+		}
+		next, line = next+1, ""
+	}
+}
+
+// lines is how many lines the log has now.
+func (n *node) lines(t *testing.T, path string) int {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Count(text, []byte{'\n'})
+}
+
+// Nothing running depends on berthd or on the runner.
+func TestProcessesOfBerthMayDie(t *testing.T) {
+	for name, kill := range map[string]func(t *testing.T, n *node){
+		"berthd": func(t *testing.T, n *node) { n.killDaemon(t); n.startDaemon(t) },
+		"runner": func(t *testing.T, n *node) { n.killRunner(t) },
+		"both":   func(t *testing.T, n *node) { n.killRunner(t); n.killDaemon(t); n.startDaemon(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			forEachRuntime(t, func(t *testing.T, n *node) {
+				pod, id := n.running(t, counting)
+				log := n.container(t, id).GetLogPath()
+				before := n.container(t, id)
+				for range 3 {
+					kill(t, n)
+					was := n.lines(t, log)
+					eventually(t, "the log goes on", func() bool { return n.lines(t, log) > was })
+				}
+				if c := n.container(t, id); c.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING || c.GetStartedAt() != before.GetStartedAt() {
+					t.Errorf("it was started anew: %v", c)
+				}
+				if p := n.pod(t, pod); p.GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || p.GetNetwork().GetIp() == "" {
+					t.Errorf("pod %v", p)
+				}
+				if out := n.exec(t, id, "echo", "here"); out != "here" {
+					t.Errorf("exec says %q", out)
+				}
+				n.stopContainer(t, id, 20)
+				if c := n.container(t, id); c.GetExitCode() != 7 {
+					t.Errorf("exit code %d, reason %q", c.GetExitCode(), c.GetReason())
+				}
+				wantCounting(t, readLog(t, n.container(t, id).GetLogPath()))
+			})
+		})
+	}
+}
+
+func (n *node) killRunner(t *testing.T) {
+	t.Helper()
+	old := n.runner(t)
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "there is another runner", func() bool {
+		for _, pid := range n.processes(n.keeper(t)) {
+			if pid != old && n.isRunner(pid) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// An exit while berthd is away is not lost.
+func TestExitWithoutDaemon(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		_, id := n.running(t, `until [ -e /tmp/go ]; do sleep 0.05; done; sleep 0.5; echo last; exit 9`)
+		log := n.container(t, id).GetLogPath()
+		n.exec(t, id, "touch", "/tmp/go")
+		n.killDaemon(t)
+		eventually(t, "it writes its last line", func() bool { return n.lines(t, log) == 1 })
+		n.startDaemon(t)
+		if c := n.exited(t, id); c.GetExitCode() != 9 || c.GetReason() != "Error" {
+			t.Errorf("exit code %d, reason %q", c.GetExitCode(), c.GetReason())
+		}
+	})
+}
+
+// Whether a container ends just before, just when or just after berthd dies: its
+// code and its last line are there.
+func TestExitsAroundACrash(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		pod := n.runPod(t, podConfig(t, "web"))
+		var ids []string
+		for i := range 10 {
+			script := fmt.Sprintf(`until [ -e /dev/shm/go ]; do sleep 0.01; done; sleep 0.%02d; echo last; exit %d`, 2*i, 10+i)
+			ids = append(ids, n.startContainer(t, pod, n.shell(fmt.Sprint("c", i), script)))
+		}
+		trigger := n.startContainer(t, pod, n.shell("trigger", `: >/dev/shm/go; sleep 0.1; echo now; sleep 4714`))
+		log := n.container(t, trigger).GetLogPath()
+		eventually(t, "half of them end", func() bool { return n.lines(t, log) > 0 })
+		n.killDaemon(t)
+		n.startDaemon(t)
+		for i, id := range ids {
+			if c := n.exited(t, id); int(c.GetExitCode()) != 10+i || c.GetReason() != "Error" {
+				t.Errorf("container %d: exit code %d, reason %q", i, c.GetExitCode(), c.GetReason())
+			}
+			if out := n.output(t, id, "stdout"); out != "last\n" {
+				t.Errorf("container %d wrote %q", i, out)
+			}
+		}
+	})
+}
+
+// A kubelet whose runtime died in the middle of a call calls again.
+func TestCallsAreRepeatedAfterACrash(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		config := podConfig(t, "web")
+		for range 5 {
+			begun := make(chan struct{})
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				close(begun)
+				n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
+			}()
+			<-begun
+			n.killDaemon(t)
+			n.startDaemon(t)
+			<-ended
+		}
+		pod := n.runPod(t, config)
+		if again := n.runPod(t, config); again != pod {
+			t.Errorf("two pods of one identity: %s and %s", pod, again)
+		}
+		if pods := n.pods(t, nil); len(pods) != 1 {
+			t.Errorf("listed %v", pods)
+		}
+		if out := n.says(t, pod, "main", "echo works", nil); out != "works" {
+			t.Errorf("said %q", out)
+		}
+	})
+}

@@ -1,0 +1,123 @@
+package conformance
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestExecSync(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		_, id := n.running(t, forever)
+		resp, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "echo out; echo err >&2; exit 42"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(resp.GetStdout()) != "out\n" || string(resp.GetStderr()) != "err\n" || resp.GetExitCode() != 42 {
+			t.Errorf("answered %q, %q, %d", resp.GetStdout(), resp.GetStderr(), resp.GetExitCode())
+		}
+		for script, want := range map[string]string{
+			"echo $$; umask; env | grep -c NOTIFY_SOCKET": "\n0022\n0",
+			"grep CapInh /proc/self/status":               "CapInh:\t0000000000000000",
+			"cat /proc/self/oom_score_adj":                n.exec(t, id, "cat", "/proc/1/oom_score_adj"),
+			"ls /proc/self/fd | wc -l":                    "4",
+		} {
+			if got := n.exec(t, id, "sh", "-c", script+"; true"); !strings.HasSuffix(got, want) {
+				t.Errorf("%q says %q, want %q", script, got, want)
+			}
+		}
+	})
+}
+
+// Only DeadlineExceeded is a probe's timeout, and nothing of the command lives
+// on.
+func TestExecSyncTimeout(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		_, id := n.running(t, forever)
+		_, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{
+			ContainerId: id, Timeout: 1, Cmd: []string{"sh", "-c", "sleep 4713 & setsid sleep 4713 & sleep 4713"},
+		})
+		wantCode(t, "a command that takes too long", err, codes.DeadlineExceeded)
+		eventually(t, "its processes are gone", func() bool { return len(processesNamed("sleep 4713")) == 0 })
+		if c := n.container(t, id); c.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("the container is %v", c.GetState())
+		}
+	})
+}
+
+// A flood is cut to what one message holds, in bounded memory, and the command
+// goes on to its end.
+func TestExecSyncFlood(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		_, id := n.running(t, forever)
+		before := n.peakMemory(t)
+		resp, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{
+			ContainerId: id, Cmd: []string{"sh", "-c", "head -c 200000000 /dev/zero; head -c 100000000 /dev/zero >&2; exit 5"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := len(resp.GetStdout()) + len(resp.GetStderr())
+		if got > 16<<20 || got < 15<<20 || resp.GetExitCode() != 5 {
+			t.Errorf("%d bytes came back, exit code %d", got, resp.GetExitCode())
+		}
+		if grown := n.peakMemory(t) - before; grown > 128<<20 {
+			t.Errorf("berthd took %d MiB for it", grown>>20)
+		}
+		_, err = n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"yes"}, Timeout: 1})
+		wantCode(t, "yes", err, codes.DeadlineExceeded)
+	})
+}
+
+// peakMemory is the most that berthd has had, in bytes.
+func (n *node) peakMemory(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.berthd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, _ := strings.Cut(string(text), "VmHWM:")
+	kib, err := strconv.Atoi(strings.Fields(line)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}
+
+func TestExecSyncFailures(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		pod, id := n.running(t, forever)
+		exec := func(id string, cmd ...string) error {
+			_, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: cmd})
+			return err
+		}
+		wantCode(t, "a program that is not there", exec(id, "/bin/frobnicate"), codes.Unknown, "/bin/frobnicate")
+		wantCode(t, "no program", exec(id), codes.InvalidArgument, "cmd")
+		created := n.create(t, pod, n.shell("created", "true"))
+		wantCode(t, "a container that was not started", exec(created, "true"), codes.FailedPrecondition)
+		n.stopContainer(t, id, 0)
+		wantCode(t, "a container that has ended", exec(id, "true"), codes.FailedPrecondition)
+	})
+}
+
+func TestManyExecsAtOnce(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		_, id := n.running(t, forever)
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				resp, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i)}})
+				if err != nil || int(resp.GetExitCode()) != i || string(resp.GetStdout()) != fmt.Sprintf("%d\n", i) {
+					t.Errorf("exec %d: code %d, %q, %v", i, resp.GetExitCode(), resp.GetStdout(), err)
+				}
+			})
+		}
+		all.Wait()
+	})
+}
