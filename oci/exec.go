@@ -10,8 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -182,7 +180,7 @@ func killTree(root int, signal func(syscall.Signal) error) {
 	}
 	var below []int // pidfds
 	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
-		for _, pid := range childrenOf(queue[0]) {
+		for _, pid := range keeper.Children(queue[0]) {
 			fd, err := unix.PidfdOpen(pid, 0)
 			if err != nil {
 				continue
@@ -197,24 +195,6 @@ func killTree(root int, signal func(syscall.Signal) error) {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		unix.Close(fd)
 	}
-}
-
-// childrenOf lists the children of all threads of pid.
-func childrenOf(pid int) []int {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	var pids []int
-	for _, t := range tasks {
-		b, err := os.ReadFile(t)
-		if err != nil {
-			continue
-		}
-		for _, f := range strings.Fields(string(b)) {
-			if child, err := strconv.Atoi(f); err == nil {
-				pids = append(pids, child)
-			}
-		}
-	}
-	return pids
 }
 
 // copyUntil copies from a pipe until its end, or, after ended is closed, until

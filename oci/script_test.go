@@ -11,6 +11,7 @@ import (
 
 	"berth/oci/cgroup"
 
+	"berth/oci/keeper"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -148,7 +149,7 @@ func lookAt(pid int) process {
 func below(pid int) []process {
 	var found []process
 	for queue := []int{pid}; len(queue) > 0; queue = queue[1:] {
-		for _, child := range childrenOf(queue[0]) {
+		for _, child := range keeper.Children(queue[0]) {
 			found = append(found, lookAt(child))
 			queue = append(queue, child)
 		}

@@ -29,7 +29,7 @@ import (
 func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	if st, err := r.Keeper.State(s.ID); err == nil && st.Pid != 0 {
 		return st.Pid, nil
-	} else if pid, ok := readPid(s.Dir); ok && errors.Is(err, keeper.ErrUnknown) {
+	} else if pid := keeper.ReadPid(s.Dir); pid != 0 && errors.Is(err, keeper.ErrUnknown) {
 		return pid, nil
 	}
 	// Here, nobody knows what came of an earlier start: its runtime may still be

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 
 	"berth/oci/keeper"
 
@@ -88,8 +85,8 @@ func (r *Runtime) adopt(ctx context.Context, c Container) error {
 // openProcess opens a pidfd of the process that the pid file in dir names; nil
 // if it is gone. Its pid may be another's by now: one that is not in the cgroup.
 func openProcess(dir, cgroup string) (pid int, pidfd *os.File) {
-	pid, ok := readPid(dir)
-	if !ok {
+	pid = keeper.ReadPid(dir)
+	if pid == 0 {
 		return 0, nil
 	}
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
@@ -103,14 +100,4 @@ func openProcess(dir, cgroup string) (pid int, pidfd *os.File) {
 		return 0, nil
 	}
 	return pid, pidfd
-}
-
-// readPid reads the runtime's pid file in dir.
-func readPid(dir string) (pid int, ok bool) {
-	b, err := os.ReadFile(filepath.Join(dir, keeper.PidFile))
-	if err != nil {
-		return 0, false
-	}
-	pid, err = strconv.Atoi(strings.TrimSpace(string(b)))
-	return pid, err == nil
 }

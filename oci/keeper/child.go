@@ -17,7 +17,7 @@ func (k *keeper) settle(p *process) {
 	At("settle asked")
 	if p.Pid == 0 {
 		// A command that did not begin here began under a keeper that died.
-		if pid := readPid(p.Dir); pid != 0 && (p.InFlight || inCgroup(pid, p.Cgroup)) {
+		if pid := ReadPid(p.Dir); pid != 0 && (p.InFlight || inCgroup(pid, p.Cgroup)) {
 			p.Pid = pid
 			if p.console != nil {
 				if err := k.takeTerminal(p); err != nil {
@@ -172,7 +172,7 @@ func (k *keeper) gone(p *process) {
 // reapUnknown reaps the zombies that nobody waits for: helpers of runtimes, and
 // orphans of containers in the host's pid namespace.
 func (k *keeper) reapUnknown() {
-	pids := children()
+	pids := Children(os.Getpid())
 	for _, pid := range pids {
 		if k.byPid[pid] != nil || k.runner != nil && pid == k.runner.Process.Pid || !isZombie(pid) {
 			continue

@@ -128,8 +128,8 @@ func ReadExit(dir string) (Exit, error) {
 	return e, json.Unmarshal(b, &e)
 }
 
-// readPid reads the runtime's pid file in dir; 0 if there is none.
-func readPid(dir string) int {
+// ReadPid reads the runtime's pid file in dir; 0 if there is none.
+func ReadPid(dir string) int {
 	b, err := os.ReadFile(filepath.Join(dir, PidFile))
 	if err != nil {
 		return 0
@@ -141,15 +141,16 @@ func readPid(dir string) int {
 	return pid
 }
 
-// children lists the child processes of the caller, zombies included.
-func children() []int {
-	tasks, err := os.ReadDir("/proc/self/task")
+// Children lists the child processes of all threads of pid, zombies included.
+func Children(pid int) []int {
+	dir := fmt.Sprintf("/proc/%d/task", pid)
+	tasks, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
 	}
 	var pids []int
 	for _, t := range tasks {
-		b, err := os.ReadFile("/proc/self/task/" + t.Name() + "/children")
+		b, err := os.ReadFile(filepath.Join(dir, t.Name(), "children"))
 		if err != nil {
 			continue
 		}
