@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,14 +16,22 @@ import (
 // It waits for their ends; ctx bounds that, since a process in uninterruptible
 // sleep may never end.
 func Kill(ctx context.Context, p string) error {
+	var ended []int
 	for {
 		pids, err := Procs(p)
 		if err != nil {
 			return fmt.Errorf("kill cgroup %s: %w", p, err)
 		}
-		alive := open(pids)
-		if len(alive) == 0 {
+		// One that was listed and is dead now may have forked in between: only
+		// those that were dead before the list say that nothing lives.
+		if subset(pids, ended) {
 			return nil
+		}
+		alive := open(pids)
+		ended = nil
+		if len(alive) == 0 {
+			ended = pids
+			continue
 		}
 		killOnce(p, alive)
 		err = Wait(ctx, alive)
@@ -31,6 +40,11 @@ func Kill(ctx context.Context, p string) error {
 			return fmt.Errorf("kill cgroup %s: %w", p, err)
 		}
 	}
+}
+
+// subset reports that pids are all among known.
+func subset(pids, known []int) bool {
+	return !slices.ContainsFunc(pids, func(pid int) bool { return !slices.Contains(known, pid) })
 }
 
 // killOnce reaches also those that fork meanwhile, where the kernel can: by
