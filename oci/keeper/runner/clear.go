@@ -18,6 +18,7 @@ func (r *runner) clear(c Clear) error {
 	defer cancel()
 	if c.Dir != "" {
 		r.killStrays(c.Dir)
+		defer r.dropScratch(c.Dir)
 	}
 	// A command whose caller gave up may be under way; killed, it ends.
 	r.mu.Lock()

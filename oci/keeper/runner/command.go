@@ -188,9 +188,14 @@ func (c Run) stdio(files []*os.File) ([]*os.File, error) {
 // whatever it started are killed, also what a killed `run` still completes.
 func (r *runner) runtime(c Run, stdio []*os.File) Ran {
 	cmd := exec.Command(c.Argv[0], c.Argv[1:]...)
+	scratch := scratchDir(c.Dir)
+	if err := os.MkdirAll(scratch, 0o700); err != nil {
+		return Ran{Status: err.Error()}
+	}
+	defer r.dropScratch(c.Dir)
 	// Nothing of ours reaches a runtime: NOTIFY_SOCKET would make one wait for
 	// a readiness message for the container's whole life.
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "_LIBCONTAINER_STATEDIR=" + scratch}
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio[0], stdio[1], stdio[2]
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, CgroupFD: -1}
