@@ -21,6 +21,11 @@ import (
 // run wires the rooms together and serves until ctx ends. Containers run on
 // after it has returned.
 func run(ctx context.Context, c config) (err error) {
+	machine, err := lockMachine(machineFile, c.RunDir)
+	if err != nil {
+		return err
+	}
+	defer machine.Close()
 	if err := oci.MakeRunDir(c.RunDir); err != nil {
 		return err
 	}
@@ -60,7 +65,7 @@ func run(ctx context.Context, c config) (err error) {
 	defer runtimes.close()
 
 	pods := &sandbox.Pods{
-		Dir:            filepath.Join(c.RunDir, "pods"),
+		Dir:            podsDir(c.RunDir),
 		Mirror:         filepath.Join(c.DataDir, "pods"),
 		DefaultRuntime: c.Runtime.Default,
 		Runtimes:       runtimes.handlers,
