@@ -296,7 +296,7 @@ func TestBuiltinIsForThoseThatAskFor(t *testing.T) {
 	if _, err := n.Add(t.Context(), pod); !errors.Is(err, errNoFiles) {
 		t.Errorf("Add: %v", err)
 	}
-	n.Builtin = true
+	n.Builtin.Store(true)
 	add(t, n, pod)
 	del(t, n, pod)
 }

@@ -35,7 +35,7 @@ func (n *Network) choose(builtin bool) (*network, error) {
 	switch {
 	case !errors.Is(err, errNoFiles):
 		return found, err
-	case builtin || n.Builtin:
+	case builtin || n.Builtin.Load():
 		return n.builtinNetwork()
 	}
 	return nil, fmt.Errorf("%w in %s, and the built-in network is off: install the cluster's network plugin, or set network.builtin = true", errNoFiles, n.ConfDir)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -23,7 +24,7 @@ type Network struct {
 	ConfDir  string         // operator's network configuration, e.g. /etc/cni/net.d; read at each use, so that a new file wins at once
 	BinDirs  []string       // where plugins are looked for, in order
 	CacheDir string         // what is attached, see the package's comment; survives a reboot
-	Builtin  bool           // the built-in network serves every pod when ConfDir has no configuration
+	Builtin  atomic.Bool    // the built-in network serves every pod when ConfDir has no configuration; may change at any time
 	Subnets  []netip.Prefix // of the built-in network, at most one an IP family; empty: 10.231.0.0/16 and fdbe:7268:b0::/64
 	Timeout  time.Duration  // of one whole ADD or DEL, > 0; a plugin still running then is killed with its children
 

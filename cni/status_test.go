@@ -34,7 +34,7 @@ func TestStatus(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			n := newNetwork(t)
-			n.Builtin = test.builtin
+			n.Builtin.Store(test.builtin)
 			if test.bin != "" {
 				n.BinDirs = []string{test.bin}
 			}

@@ -65,7 +65,7 @@ func newNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(pods.Close)
-	n.server = &Server{Pods: pods, Images: store, Network: n.network, Info: map[string]string{"config": "{}"}}
+	n.server = &Server{Pods: pods, Images: store, Network: n.network, Info: func() map[string]string { return map[string]string{"config": "{}"} }}
 	n.conn = serve(t, n.server)
 	n.RuntimeServiceClient = runtimeapi.NewRuntimeServiceClient(n.conn)
 	n.images = runtimeapi.NewImageServiceClient(n.conn)

@@ -39,7 +39,7 @@ func (s *Server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*ru
 			&runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{}})
 	}
 	if req.GetVerbose() {
-		resp.Info = s.Info
+		resp.Info = s.Info()
 	}
 	return resp, nil
 }

@@ -39,9 +39,9 @@ type Server struct {
 
 	Pods    *sandbox.Pods
 	Images  *image.Store
-	Network Checker           // condition NetworkReady
-	Runtime Checker           // condition RuntimeReady; nil: always ready
-	Info    map[string]string // what a verbose Status shows, values in JSON
+	Network Checker                  // condition NetworkReady
+	Runtime Checker                  // condition RuntimeReady; nil: always ready
+	Info    func() map[string]string // what a verbose Status shows, values in JSON
 }
 
 // Serve answers on l until ctx ends, then lets the calls that have begun finish

@@ -16,16 +16,21 @@ import (
 	"k8s.io/klog/v2"
 )
 
+// Registries is how registries are spoken to.
+type Registries struct {
+	PlainHTTP []string      // hosts (host or host:port) spoken to in plain HTTP; loopback hosts always are
+	Timeout   time.Duration // without progress, until a pull is given up; 0: one minute
+}
+
 // parallel is how many layers are downloaded at once, by all pulls together.
 const parallel = 4
 
 // Store is a directory of images. Set the exported fields, then Open; after
 // that its methods may be called from any goroutine, until Close.
 type Store struct {
-	Dir         string            // absolute; /var/lib/berth
-	PlainHTTP   []string          // registry hosts (host or host:port) spoken to in plain HTTP; loopback hosts always are
-	PullTimeout time.Duration     // without progress, until a registry is given up; 0: one minute
-	Platform    *ocispec.Platform // whose images are pulled; nil: this machine's
+	Dir        string            // absolute; /var/lib/berth
+	Registries Registries        // after Open, SetRegistries changes them
+	Platform   *ocispec.Platform // whose images are pulled; nil: this machine's
 
 	boot    string         // boot id
 	lock    *os.File       // flock, so that two processes never share a store
@@ -88,6 +93,13 @@ func (s *Store) Close() error {
 	err := s.lock.Close()
 	s.lock = nil
 	return err
+}
+
+// SetRegistries is for the pulls that begin after it.
+func (s *Store) SetRegistries(r Registries) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Registries = r
 }
 
 func (s *Store) makeDirs() error {

@@ -146,7 +146,7 @@ func TestPullFails(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f, s := newFake(t), newStore(t)
 			if test.name == "layer is silent" {
-				s.PullTimeout = time.Second
+				s.SetRegistries(Registries{Timeout: time.Second})
 			}
 			f.image("a", "v1", spec{layers: [][]byte{files("small", "x"), big, files("small", "y")}})
 			f.misbehave(test.instead)

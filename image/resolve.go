@@ -33,12 +33,15 @@ func (r *resolved) add(d digest.Digest, data []byte) {
 
 // repository is the client for named with a pull's credential.
 func (s *Store) repository(named reference.Named, a Auth) (*registry.Repository, error) {
+	s.mu.Lock()
+	how := s.Registries
+	s.mu.Unlock()
 	r := &registry.Repository{
 		Host:       reference.Domain(named),
 		Name:       reference.Path(named),
-		PlainHTTP:  s.PlainHTTP,
+		PlainHTTP:  how.PlainHTTP,
 		Credential: registry.Credential(a),
-		Timeout:    s.PullTimeout,
+		Timeout:    how.Timeout,
 	}
 	return r, r.Open()
 }

@@ -28,7 +28,7 @@ func newStore(t *testing.T) *Store {
 func openStore(t *testing.T, dir string) *Store {
 	t.Helper()
 	leak.NeedRoot(t)
-	s := &Store{Dir: dir, PullTimeout: 10 * time.Second}
+	s := &Store{Dir: dir, Registries: Registries{Timeout: 10 * time.Second}}
 	if err := s.Open(context.Background()); err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func newSetup(t *testing.T, runtime string) setup {
 	layer := registry.Layer(t, registry.File("bin/busybox", 0o755, string(busybox)),
 		registry.Link("bin/sh", "busybox"), registry.Link("bin/sleep", "busybox"))
 	s.Image = registry.Start(t).Push(t, "busybox", layer, ocispec.ImageConfig{Env: []string{"PATH=/bin"}})
-	store := image.Store{Dir: s.DataDir, PullTimeout: enough}
+	store := image.Store{Dir: s.DataDir, Registries: image.Registries{Timeout: enough}}
 	if err := store.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -143,7 +143,7 @@ func (v *victim) obey(ctx context.Context, o order) error {
 }
 
 func (v *victim) open(ctx context.Context) error {
-	v.images = &image.Store{Dir: v.DataDir, PullTimeout: enough}
+	v.images = &image.Store{Dir: v.DataDir, Registries: image.Registries{Timeout: enough}}
 	if err := v.images.Open(ctx); err != nil {
 		return err
 	}
@@ -155,6 +155,11 @@ func (v *victim) open(ctx context.Context) error {
 	if err := v.keeper.Open(ctx); err != nil {
 		return err
 	}
+	network := &cni.Network{
+		ConfDir: filepath.Join(v.DataDir, "net.d"), BinDirs: []string{v.Plugins}, CacheDir: filepath.Join(v.DataDir, "cni"),
+		Timeout: enough,
+	}
+	network.Builtin.Store(true)
 	v.Pods = &Pods{
 		Dir:            filepath.Join(v.RunDir, "pods"),
 		Mirror:         filepath.Join(v.DataDir, "pods"),
@@ -162,12 +167,9 @@ func (v *victim) open(ctx context.Context) error {
 		Runtimes: map[string]Runtime{v.Runtime: &oci.Runtime{
 			Name: v.Runtime, Path: v.Path, Run: v.RunDir, Keeper: v.keeper, Timeout: enough, OCIVersion: v.OCIVersion,
 		}},
-		Network: &cni.Network{
-			ConfDir: filepath.Join(v.DataDir, "net.d"), BinDirs: []string{v.Plugins}, CacheDir: filepath.Join(v.DataDir, "cni"),
-			Builtin: true, Timeout: enough,
-		},
-		Images: v.images,
-		hook:   v.step,
+		Network: network,
+		Images:  v.images,
+		hook:    v.step,
 	}
 	return v.Pods.Open(ctx)
 }

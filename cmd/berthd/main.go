@@ -44,7 +44,7 @@ It may be stopped and started again at any moment: containers run on.`,
 			if err != nil {
 				return err
 			}
-			return run(cmd.Context(), c)
+			return run(cmd.Context(), c, path)
 		},
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -18,9 +17,9 @@ import (
 	"berth/sandbox"
 )
 
-// run wires the rooms together and serves until ctx ends. Containers run on
-// after it has returned.
-func run(ctx context.Context, c config) (err error) {
+// run wires the rooms together and serves until ctx ends; c was read from path.
+// Containers run on after it has returned.
+func run(ctx context.Context, c config, path string) (err error) {
 	machine, err := lockMachine(machineFile, c.RunDir)
 	if err != nil {
 		return err
@@ -41,11 +40,7 @@ func run(ctx context.Context, c config) (err error) {
 	}
 	defer listener.Close()
 
-	images := &image.Store{
-		Dir:         c.DataDir,
-		PlainHTTP:   c.Image.PlainHTTP,
-		PullTimeout: time.Duration(c.Image.PullTimeout),
-	}
+	images := &image.Store{Dir: c.DataDir, Registries: c.registries()}
 	if err := images.Open(ctx); err != nil {
 		return fmt.Errorf("open image store %s: %w", c.DataDir, err)
 	}
@@ -55,9 +50,9 @@ func run(ctx context.Context, c config) (err error) {
 		ConfDir:  c.Network.ConfDir,
 		BinDirs:  c.Network.BinDirs,
 		CacheDir: filepath.Join(c.DataDir, "cni"),
-		Builtin:  c.Network.Builtin,
 		Timeout:  time.Duration(c.Network.Timeout),
 	}
+	network.Builtin.Store(c.Network.Builtin)
 	runtimes, err := openRuntimes(ctx, c)
 	if err != nil {
 		return err
@@ -78,20 +73,10 @@ func run(ctx context.Context, c config) (err error) {
 	}
 	defer pods.Close()
 
-	info, err := statusInfo(c)
-	if err != nil {
-		return err
-	}
-	server := &cri.Server{Pods: pods, Images: images, Network: network, Runtime: runtimes, Info: info}
+	settings := &settings{path: path, config: c, images: images, network: network}
+	defer settings.follow(ctx)()
+
+	server := &cri.Server{Pods: pods, Images: images, Network: network, Runtime: runtimes, Info: settings.info}
 	klog.InfoS("Serving CRI", "version", admin.Version, "socket", c.Socket, "runDir", c.RunDir, "dataDir", c.DataDir)
 	return server.Serve(ctx, listener)
-}
-
-// statusInfo is what a verbose Status shows of the configuration.
-func statusInfo(c config) (map[string]string, error) {
-	text, err := json.Marshal(c)
-	if err != nil {
-		return nil, fmt.Errorf("encode configuration: %w", err)
-	}
-	return map[string]string{"config": string(text)}, nil
 }

@@ -1,10 +1,12 @@
 package conformance
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -139,4 +141,50 @@ func TestSocketIsRootsAlone(t *testing.T) {
 			t.Errorf("the socket has mode %v", info.Mode())
 		}
 	})
+}
+
+// A file that changes more than can change while berthd runs changes nothing.
+func TestReload(t *testing.T) {
+	n := start(t, "runc")
+	networkReady := func() bool {
+		s, err := n.Status(t.Context(), &runtimeapi.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.GetStatus().GetConditions()[1].GetStatus()
+	}
+	hangup := func() {
+		if err := n.berthd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.configure(t, false)
+	hangup()
+	eventually(t, "the network to be gone", func() bool { return !networkReady() })
+
+	n.configure(t, true)
+	file := filepath.Join(n.data, "berthd.toml")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for change, reason := range map[string]string{
+		"[container]\nnofile = 1000\n": "a new container.nofile needs a restart of berthd",
+		"nonsense = 1\n":               "unknown key network.nonsense",
+	} {
+		if err := os.WriteFile(file, append(good[:len(good):len(good)], change...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		hangup()
+		eventually(t, reason, func() bool {
+			log, err := os.ReadFile(filepath.Join(n.data, "berthd.log"))
+			return err == nil && bytes.Contains(log, []byte(reason))
+		})
+	}
+	if networkReady() {
+		t.Error("half of a refused file was taken")
+	}
+	n.configure(t, true)
+	hangup()
+	eventually(t, "the network", networkReady)
 }
