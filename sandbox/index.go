@@ -110,11 +110,15 @@ func (c *Container) visible() bool {
 
 // handler returns the runtime that serves handler; "" is the default one.
 func (ps *Pods) handler(name string) (Runtime, bool) {
-	if name == "" {
-		name = ps.DefaultRuntime
-	}
-	r, ok := ps.Runtimes[name]
+	r, ok := ps.Runtimes[ps.handlerName(name)]
 	return r, ok
+}
+
+func (ps *Pods) handlerName(name string) string {
+	if name == "" {
+		return ps.DefaultRuntime
+	}
+	return name
 }
 
 // holds says whether id is a pod or container that has a record, or is about to.

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"encoding/json"
 	"net/netip"
 	"path/filepath"
 	"time"
@@ -70,32 +69,6 @@ func network(ips []netip.Addr) *runtimeapi.PodSandboxNetworkStatus {
 	return status
 }
 
-// Info is what a verbose PodSandboxStatus adds: one key, "info", with JSON. It
-// holds no secret. Tools read .info.pid: the process of the pod's oldest running
-// container, 0 without one.
-func (p *Pod) Info() map[string]string {
-	pid := 0
-	for _, c := range p.Containers() { // newest first
-		if rec := c.record(); rec.State == containerRunning {
-			pid = rec.Pid
-		}
-	}
-	cgroup, _ := p.cgroup()
-	return info(struct {
-		Pid    int       `json:"pid"`
-		Cgroup string    `json:"cgroup"`
-		NetNS  string    `json:"netns,omitempty"`
-		Record podRecord `json:"record"`
-	}{pid, cgroup, p.netNS(), p.record()})
-}
-
-func (p *Pod) netNS() string {
-	if p.hostNetwork() {
-		return ""
-	}
-	return p.oci().NetNS()
-}
-
 // Summary is the container as ListContainers shows it.
 func (c *Container) Summary() *runtimeapi.Container {
 	rec := c.record()
@@ -162,26 +135,6 @@ func (rec *containerRecord) state() runtimeapi.ContainerState {
 		return runtimeapi.ContainerState_CONTAINER_RUNNING
 	}
 	return runtimeapi.ContainerState_CONTAINER_CREATED
-}
-
-// Info is what a verbose ContainerStatus adds: one key, "info", with JSON. It
-// holds no secret.
-func (c *Container) Info() map[string]string {
-	rec := c.record()
-	return info(struct {
-		Pid       int             `json:"pid"`
-		SandboxID string          `json:"sandboxID"`
-		Cgroup    string          `json:"cgroup"`
-		Record    containerRecord `json:"record"`
-	}{rec.Pid, c.pod.id, c.oci().Cgroup, rec})
-}
-
-func info(v any) map[string]string {
-	data, err := json.Marshal(v)
-	if err != nil { // plain structs of strings and numbers: it cannot
-		panic(err)
-	}
-	return map[string]string{"info": string(data)}
 }
 
 // nanoseconds is CRI's timestamp; 0 is "not yet".
