@@ -7,5 +7,5 @@
 // oci/keeper, and Runtime is its only user.
 //
 // Read in this order: runtime.go (the types), pod.go, start.go, wait.go, exec.go,
-// stop.go, log.go, gc.go, then probe.go and rundir.go.
+// stop.go, log.go, gc.go, then probe.go, rundir.go and chroot.go.
 package oci

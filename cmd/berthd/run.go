@@ -20,6 +20,9 @@ import (
 // run wires the rooms together and serves until ctx ends; c was read from path.
 // Containers run on after it has returned.
 func run(ctx context.Context, c config, path string) (err error) {
+	if err := oci.CheckRoot(); err != nil {
+		return err
+	}
 	machine, err := lockMachine(machineFile, c.RunDir)
 	if err != nil {
 		return err
