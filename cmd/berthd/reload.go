@@ -25,9 +25,10 @@ var liveKeys = []string{"image.plain_http", "image.pull_timeout", "network.built
 
 // settings are the configuration in use and what follows its changes.
 type settings struct {
-	path    string // of the file; empty: defaultPath
-	images  *image.Store
-	network *cni.Network
+	path     string // of the file; empty: defaultPath
+	images   *image.Store
+	network  *cni.Network
+	runtimes map[string]shownRuntime
 
 	mu     sync.Mutex
 	config config
@@ -83,23 +84,23 @@ func (s *settings) change(c config) error {
 	return nil
 }
 
-// info is what a verbose Status shows of the configuration.
+// info is what a verbose Status shows.
 func (s *settings) info() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return map[string]string{"config": string(s.config.json())}
+	return map[string]string{"config": encode(s.config), "runtimes": encode(s.runtimes)}
 }
 
 func (c config) registries() image.Registries {
 	return image.Registries{PlainHTTP: c.Image.PlainHTTP, Timeout: time.Duration(c.Image.PullTimeout)}
 }
 
-func (c config) json() []byte {
-	text, err := json.Marshal(c)
+func encode(v any) string {
+	text, err := json.Marshal(v)
 	if err != nil { // strings and numbers: it cannot
 		panic(err)
 	}
-	return text
+	return string(text)
 }
 
 // changes lists the keys, with dots, that differ between two configurations.
@@ -118,7 +119,7 @@ func changes(old, new config) []string {
 // values are the values of all keys.
 func (c config) values() map[string]any {
 	var tree map[string]any
-	if err := json.Unmarshal(c.json(), &tree); err != nil {
+	if err := json.Unmarshal([]byte(encode(c)), &tree); err != nil {
 		panic(err)
 	}
 	flat := map[string]any{}

@@ -76,7 +76,7 @@ func run(ctx context.Context, c config, path string) (err error) {
 	}
 	defer pods.Close()
 
-	settings := &settings{path: path, config: c, images: images, network: network}
+	settings := &settings{path: path, config: c, images: images, network: network, runtimes: runtimes.shown}
 	defer settings.follow(ctx)()
 
 	server := &cri.Server{Pods: pods, Images: images, Network: network, Runtime: runtimes, Info: settings.info}

@@ -25,6 +25,13 @@ const keeperAnswer = 2 * time.Second
 type runtimes struct {
 	keeper   *keeper.Client
 	handlers map[string]sandbox.Runtime // by the name that pods ask for
+	shown    map[string]shownRuntime    // the same ones, in a verbose Status
+}
+
+type shownRuntime struct {
+	Path       string `json:"path"`
+	Version    string `json:"version"`
+	OCIVersion string `json:"ociVersion"` // of the specs that it is given
 }
 
 // openRuntimes connects to the keeper, starting one where none runs, and probes
@@ -37,6 +44,7 @@ func openRuntimes(ctx context.Context, c config) (*runtimes, error) {
 	all := &runtimes{
 		keeper:   &keeper.Client{Run: c.RunDir, Binary: binary, Logf: klog.Infof},
 		handlers: map[string]sandbox.Runtime{},
+		shown:    map[string]shownRuntime{},
 	}
 	if err := all.keeper.Open(ctx); err != nil {
 		return nil, fmt.Errorf("connect to berth-keeper: %w", err)
@@ -72,6 +80,7 @@ func (r *runtimes) add(ctx context.Context, c config, name string) error {
 	}
 	klog.InfoS("OCI runtime is offered", "handler", name, "path", path, "version", runtime.Version, "ociVersion", runtime.OCIVersion)
 	r.handlers[name] = runtime
+	r.shown[name] = shownRuntime{path, runtime.Version, runtime.OCIVersion}
 	return nil
 }
 
