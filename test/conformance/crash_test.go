@@ -3,11 +3,14 @@ package conformance
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
+	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -163,4 +166,69 @@ func TestCallsAreRepeatedAfterACrash(t *testing.T) {
 			t.Errorf("said %q", out)
 		}
 	})
+}
+
+// A call that berthd dies under ends with an error at once, and what it had
+// begun is taken back or goes on.
+func TestCallsCutByACrash(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		_, id := n.running(t, `trap 'echo asked' TERM; echo ready; while :; do sleep 0.1; done`)
+		n.awaitReady(t, id)
+
+		n.cut(t, "an exec", func() error {
+			_, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "4714"}})
+			return err
+		}, func() bool { return len(processesNamed("sleep 4714")) == 1 })
+		eventually(t, "the exec's process is gone", func() bool { return len(processesNamed("sleep 4714")) == 0 })
+
+		n.cut(t, "a stop", func() error {
+			_, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 1000})
+			return err
+		}, func() bool { return strings.HasSuffix(n.output(t, id, "stdout"), "asked\n") })
+		if c := n.container(t, id); c.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+			t.Errorf("a stop whose grace is not over has made the container %v", c.GetState())
+		}
+		n.stopContainer(t, id, 1)
+		if c := n.container(t, id); c.GetExitCode() != 137 {
+			t.Errorf("exit code %d, want 137", c.GetExitCode())
+		}
+	})
+}
+
+func TestPullCutByACrash(t *testing.T) {
+	n := start(t, "runc")
+	asked, never := make(chan struct{}, 10), make(chan struct{})
+	t.Cleanup(func() { close(never) })
+	n.registry.Misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		asked <- struct{}{}
+		select {
+		case <-never:
+		case <-r.Context().Done():
+		}
+		return true
+	})
+	n.cut(t, "a pull", func() error {
+		_, err := n.images.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: n.busybox}})
+		return err
+	}, func() bool { return len(asked) > 0 })
+	n.registry.Misbehave(nil)
+	list, err := n.images.ListImages(t.Context(), &runtimeapi.ListImagesRequest{})
+	if err != nil || len(list.GetImages()) != 0 {
+		t.Errorf("half a pull left %v, %v", list.GetImages(), err)
+	}
+	n.pull(t, n.busybox)
+}
+
+// cut kills berthd once a call is under way, and starts it again.
+func (n *node) cut(t *testing.T, what string, call func() error, underWay func() bool) {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- call() }()
+	eventually(t, what+" is under way", underWay)
+	n.killDaemon(t)
+	wantCode(t, what, <-ended, codes.Unavailable)
+	n.startDaemon(t)
 }
