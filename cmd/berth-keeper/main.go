@@ -10,7 +10,7 @@ import (
 )
 
 func main() {
-	logger := log.New(os.Stderr, "", log.LstdFlags|log.Lmicroseconds|log.LUTC|log.Lmsgprefix)
+	logger := log.New(runner.Log(os.Stderr), "", log.LstdFlags|log.Lmicroseconds|log.LUTC|log.Lmsgprefix)
 	if err := runner.Program(os.Args, logger); err != nil {
 		logger.Fatal(err)
 	}
