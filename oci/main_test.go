@@ -177,14 +177,14 @@ func kill(t *testing.T, pid int) {
 
 func awaitEnd(t *testing.T, pid int) {
 	t.Helper()
-	fd, err := unix.PidfdOpen(pid, 0)
+	p, err := cgroup.OpenProcess(pid)
 	if err != nil {
 		return
 	}
-	defer unix.Close(fd)
+	defer p.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := cgroup.Wait(ctx, []int{fd}); err != nil {
+	if err := cgroup.Wait(ctx, []*cgroup.Process{p}); err != nil {
 		t.Errorf("process %d: %v", pid, err)
 	}
 }

@@ -258,15 +258,18 @@ func (l *life) endKeeper() {
 }
 
 func awaitEnd(ctx context.Context, pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) || pid == 0 {
+	if pid == 0 {
+		return nil
+	}
+	p, err := cgroup.OpenProcess(pid)
+	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	return cgroup.Wait(ctx, []int{fd})
+	defer p.Close()
+	return cgroup.Wait(ctx, []*cgroup.Process{p})
 }
 
 // eventually looks again until nothing is wrong.

@@ -219,15 +219,15 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	fds := open([]int{cmd.Process.Pid})
-	defer closeAll(fds)
+	pidfds := open([]int{cmd.Process.Pid})
+	defer closeAll(pidfds)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Wait(ctx, fds); !errors.Is(err, context.Canceled) {
+	if err := Wait(ctx, pidfds); !errors.Is(err, context.Canceled) {
 		t.Errorf("wait: %v, want context.Canceled", err)
 	}
 	_ = cmd.Process.Kill()
-	if err := Wait(t.Context(), fds); err != nil {
+	if err := Wait(t.Context(), pidfds); err != nil {
 		t.Error(err)
 	}
 	if alive := open([]int{cmd.Process.Pid}); len(alive) > 0 {

@@ -2,21 +2,17 @@ package cgroup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Kill sends SIGKILL to every process in p and below until none is left alive.
 // It waits for their ends; ctx bounds that, since a process in uninterruptible
 // sleep may never end.
 func Kill(ctx context.Context, p string) error {
-	var ended []int
+	var dead []int
 	for {
 		pids, err := Procs(p)
 		if err != nil {
@@ -24,13 +20,13 @@ func Kill(ctx context.Context, p string) error {
 		}
 		// One that was listed and is dead now may have forked in between: only
 		// those that were dead before the list say that nothing lives.
-		if subset(pids, ended) {
+		if subset(pids, dead) {
 			return nil
 		}
 		alive := open(pids)
-		ended = nil
+		dead = nil
 		if len(alive) == 0 {
-			ended = pids
+			dead = pids
 			continue
 		}
 		killOnce(p, alive)
@@ -49,21 +45,21 @@ func subset(pids, known []int) bool {
 
 // killOnce reaches also those that fork meanwhile, where the kernel can: by
 // cgroup.kill on v2, and while frozen on v1.
-func killOnce(p string, pidfds []int) {
+func killOnce(p string, alive []*Process) {
 	for _, d := range dirs(p) {
 		_ = write(filepath.Join(d, "cgroup.kill"), "1")
 		_ = write(filepath.Join(d, "freezer.state"), "FROZEN")
 	}
 	if pids, err := Procs(p); err == nil {
 		for _, pid := range pids {
-			if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-				unix.Close(fd)
+			if process, err := OpenProcess(pid); err == nil {
+				process.Kill()
+				process.Close()
 			}
 		}
 	}
-	for _, fd := range pidfds {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	for _, process := range alive {
+		process.Kill()
 	}
 	for _, d := range dirs(p) {
 		_ = write(filepath.Join(d, "freezer.state"), "THAWED")
@@ -81,49 +77,25 @@ func write(path, text string) error {
 	return err
 }
 
-// open returns pidfds of those that are alive; a zombie is not.
-func open(pids []int) []int {
-	var fds []int
+// open opens those that are alive; a zombie is not.
+func open(pids []int) []*Process {
+	var alive []*Process
 	for _, pid := range pids {
-		fd, err := unix.PidfdOpen(pid, 0)
+		p, err := OpenProcess(pid)
 		if err != nil {
 			continue
 		}
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(poll, 0); err != nil || n > 0 {
-			unix.Close(fd)
+		if p.Ended() {
+			p.Close()
 			continue
 		}
-		fds = append(fds, fd)
+		alive = append(alive, p)
 	}
-	return fds
+	return alive
 }
 
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
+func closeAll(processes []*Process) {
+	for _, p := range processes {
+		p.Close()
 	}
-}
-
-// waitSlice bounds one poll, after which ctx is looked at.
-const waitSlice = 100 * time.Millisecond
-
-// Wait blocks until every process behind pidfds has ended, or ctx has.
-func Wait(ctx context.Context, pidfds []int) error {
-	for _, fd := range pidfds {
-		for {
-			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			n, err := unix.Poll(poll, int(waitSlice.Milliseconds()))
-			if err != nil && !errors.Is(err, unix.EINTR) {
-				return err
-			}
-			if n > 0 {
-				break
-			}
-			if ctx.Err() != nil {
-				return fmt.Errorf("a killed process does not end: %w", ctx.Err())
-			}
-		}
-	}
-	return nil
 }

@@ -10,20 +10,18 @@ import (
 
 	"berth/oci/cgroup"
 	"berth/oci/keeper"
-
-	"golang.org/x/sys/unix"
 )
 
 // strays lists the runtime processes that work for the process in dir: those
 // that were told to write its pid file. A container's own processes cannot be
 // meant unless they take that very path as an argument.
-func strays(dir string) []int {
+func strays(dir string) []*cgroup.Process {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
 	pidFile := []byte(filepath.Join(dir, keeper.PidFile))
-	var fds []int
+	var found []*cgroup.Process
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -34,11 +32,11 @@ func strays(dir string) []int {
 		if err != nil || !bytes.Contains(b, pidFile) {
 			continue
 		}
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			fds = append(fds, fd)
+		if p, err := cgroup.OpenProcess(pid); err == nil {
+			found = append(found, p)
 		}
 	}
-	return fds
+	return found
 }
 
 // waitForStrays waits for runtime commands of a dead runner; those that hang are
@@ -47,12 +45,12 @@ func (r *runner) waitForStrays(dir string, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	for {
-		fds := strays(dir)
-		if len(fds) == 0 {
+		alive := strays(dir)
+		if len(alive) == 0 {
 			return
 		}
-		err := cgroup.Wait(ctx, fds)
-		closeFDs(fds)
+		err := cgroup.Wait(ctx, alive)
+		closeAll(alive)
 		if err != nil {
 			r.logger.Printf("the runtime of %s has not ended for %v: it is killed", dir, timeout)
 			r.killStrays(dir)
@@ -66,15 +64,15 @@ func (r *runner) killStrays(dir string) {
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
 	for {
-		fds := strays(dir)
-		if len(fds) == 0 {
+		alive := strays(dir)
+		if len(alive) == 0 {
 			return
 		}
-		for _, fd := range fds {
-			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		for _, p := range alive {
+			p.Kill()
 		}
-		err := cgroup.Wait(ctx, fds)
-		closeFDs(fds)
+		err := cgroup.Wait(ctx, alive)
+		closeAll(alive)
 		if err != nil {
 			r.logger.Printf("kill runtime of %s: %v", dir, err)
 			return
@@ -82,8 +80,8 @@ func (r *runner) killStrays(dir string) {
 	}
 }
 
-func closeFDs(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
+func closeAll(processes []*cgroup.Process) {
+	for _, p := range processes {
+		p.Close()
 	}
 }
