@@ -20,6 +20,10 @@ func (r *Runtime) RemovePod(ctx context.Context, p Pod) error {
 	// All parts are named, whatever the pod is said to have: a record may be
 	// wrong, the kernel is not.
 	p.HostNet, p.HostIPC, p.SharedPID = false, false, true
+	// Before: what is open keeps the network namespace alive. After: somebody may
+	// have opened it again in between, and now nobody can.
+	r.gauges.drop(p.ID)
+	defer r.gauges.drop(p.ID)
 	return r.Keeper.CallRunner(ctx, runner.OpClearPod, p.parts(), nil, nil)
 }
 

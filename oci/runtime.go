@@ -38,6 +38,8 @@ type Runtime struct {
 
 	mu    sync.Mutex
 	execs map[string]bool // IDs of execs under way; GC leaves them alone
+
+	gauges gauges
 }
 
 // Root is the runtime's own state directory (--root).

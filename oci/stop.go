@@ -56,6 +56,7 @@ func (r *Runtime) Remove(ctx context.Context, c Container) error {
 	if err := r.Keeper.CallRunner(ctx, runner.OpClear, what, nil, nil); err != nil {
 		return err
 	}
+	r.gauges.drop(c.ID) // the cgroup is gone: nobody opens it again
 	if err := r.Keeper.Drop(ctx, c.ID); err != nil {
 		return err
 	}

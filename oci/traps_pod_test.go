@@ -228,23 +228,6 @@ func inOtherMounts(t *testing.T, f func()) {
 	f()
 }
 
-// onThread calls f on a thread that ends with the goroutine. The process's first
-// one does not: while it is locked, f gets another.
-func onThread(f func()) {
-	runtime.LockOSThread()
-	if unix.Gettid() != unix.Getpid() {
-		f()
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		onThread(f)
-	}()
-	<-done
-	runtime.UnlockOSThread()
-}
-
 // privateMounts gives the calling thread mounts of its own.
 func privateMounts() error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
