@@ -27,10 +27,11 @@
 //
 // Locks: busy (by container, then by layer: who makes it) before slots (how
 // many layers are downloaded) before mu. mu guards the maps and is held over
-// single renames and unlinks at most, never over the network or data.
+// single renames and unlinks at most, never over the network or data. survey.mu
+// is a leaf.
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), claim.go (who needs what), record.go, open.go, ref.go, manifest.go,
 // platform.go, resolve.go, pull.go, ingest.go, tree.go, root.go, remove.go,
-// usage.go, space.go.
+// usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

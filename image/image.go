@@ -66,8 +66,9 @@ type Progress struct {
 	Bytes, Total       int64 // compressed bytes
 }
 
-// Usage is what the store takes on its filesystem.
+// Usage is what the store, or a part of it, takes on its filesystem.
 type Usage struct {
 	Mountpoint    string // the store's directory
 	Bytes, Inodes uint64
+	At            time.Time // when it was measured
 }

@@ -40,6 +40,7 @@ type Store struct {
 	trashed atomic.Int64   // makes names in trash/ unique
 
 	deleting sync.Mutex // one deletion at a time: the disk belongs to the containers
+	survey   *survey    // of writable layers; nil before Open
 
 	mu      sync.Mutex
 	images  map[digest.Digest]*Image
@@ -69,6 +70,7 @@ func (s *Store) Open(ctx context.Context) (err error) {
 	s.roots = map[string]claim{}
 	s.layers = map[digest.Digest]*content{}
 	s.blobs = map[digest.Digest]*content{}
+	s.survey = newSurvey()
 	if err := s.makeDirs(); err != nil {
 		return err
 	}
@@ -80,12 +82,16 @@ func (s *Store) Open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	s.survey.start(s.measure)
 	return nil
 }
 
-// Close waits for deletions and lets go of the directory. No other method may
-// be running.
+// Close ends the survey, waits for deletions and lets go of the directory. No
+// other method may be running.
 func (s *Store) Close() error {
+	if s.survey != nil {
+		s.survey.close()
+	}
 	s.work.Wait()
 	if s.lock == nil {
 		return nil

@@ -95,6 +95,7 @@ func (s *Store) writable(id string, img *Image) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.roots[id] = c
+	s.survey.made(id)
 	return nil
 }
 
@@ -184,6 +185,7 @@ func (s *Store) RemoveRoot(ctx context.Context, id string) error {
 		return fmt.Errorf("remove root of container %s: %w", id, err)
 	}
 	delete(s.roots, id)
+	s.survey.forget(id)
 	s.releaseLocked(c)
 	return nil
 }
