@@ -42,6 +42,10 @@ type Runtime interface {
 	Exec(ctx context.Context, e oci.Exec) (code int, err error)
 	// ReopenLog makes all further output go to log.
 	ReopenLog(ctx context.Context, c oci.Container, log *os.File) error
+	// Stats reads what a running container uses; oci.ErrNotRunning.
+	Stats(ctx context.Context, c oci.Container) (oci.Usage, error)
+	// PodStats reads what a pod uses, with the processes of the containers named.
+	PodStats(ctx context.Context, p oci.Pod, containers []oci.Container) (oci.PodUsage, error)
 	// GC destroys what the kernel and the runtime hold under Berth's names for
 	// pods and containers whose id keep does not have. It looks for them first
 	// and asks keep then: ids come into being while it looks.
@@ -71,6 +75,9 @@ type Images interface {
 	RemoveRoot(ctx context.Context, id string) error
 	// Roots lists the ids that have a writable layer.
 	Roots() ([]string, error)
+	// RootUsage is what a writable layer took when it was measured last, from
+	// memory.
+	RootUsage(id string) image.Usage
 }
 
 // Pods are the pods of this node. The exported fields are set before Open and

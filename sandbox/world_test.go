@@ -40,6 +40,11 @@ type world struct {
 	asked    oci.Pod // of the last MakePod
 	askedNet cni.Pod // of the last Add
 	nextIP   int
+
+	broken     map[string]error // whose numbers cannot be read
+	usage      oci.Usage        // of everything that runs
+	interfaces []oci.Interface  // of every pod
+	layer      image.Usage      // of every writable layer
 }
 
 type proc struct {
@@ -177,6 +182,27 @@ func (w *world) ReopenLog(ctx context.Context, c oci.Container, log *os.File) er
 	return nil
 }
 
+func (w *world) Stats(ctx context.Context, c oci.Container) (oci.Usage, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.broken[c.ID]; err != nil {
+		return oci.Usage{}, err
+	}
+	if p := w.procs[c.ID]; p == nil || !p.alive() {
+		return oci.Usage{}, oci.ErrNotRunning
+	}
+	return w.usage, nil
+}
+
+func (w *world) PodStats(ctx context.Context, p oci.Pod, containers []oci.Container) (oci.PodUsage, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.broken[p.ID]; err != nil {
+		return oci.PodUsage{}, err
+	}
+	return oci.PodUsage{Usage: w.usage, Processes: uint64(len(containers)), Interfaces: w.interfaces}, nil
+}
+
 func (w *world) GC(ctx context.Context, keep func(string) bool) error {
 	w.mu.Lock()
 	pods, procs := keysOf(w.pods), keysOf(w.procs)
@@ -283,6 +309,12 @@ func (s store) RemoveRoot(ctx context.Context, id string) error {
 	}
 	delete(s.roots, id)
 	return nil
+}
+
+func (s store) RootUsage(id string) image.Usage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.layer
 }
 
 func (s store) Roots() ([]string, error) {
