@@ -14,13 +14,14 @@
 //   - the access log names the call and its object, never a credential or an
 //     environment.
 //
-// An id is a full id or a unique prefix of one; an empty id is InvalidArgument.
+// An id is a full id or a unique prefix of one, except for the stats of one
+// object, which take full ids alone; an empty id is InvalidArgument.
 // Stop and Remove of what does not exist succeed, as CRI demands.
 //
 // All RPCs are registered. Those that are not built answer Unimplemented, which
 // comes with the generated servers that Server embeds.
 //
 // Read in this order: server.go, intercept.go and errors.go, then the RPCs by
-// group: runtime.go, pod.go, container.go, exec.go, log.go, image.go; filter.go
+// group: runtime.go, pod.go, container.go, exec.go, log.go, stats.go, image.go; filter.go
 // is what the Lists share, socket.go makes the listener.
 package cri

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -91,13 +90,19 @@ func (s *Server) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoReque
 	if err != nil {
 		return nil, err
 	}
-	fs := []*runtimeapi.FilesystemUsage{{
-		Timestamp:  time.Now().UnixNano(),
-		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: usage.Mountpoint},
-		UsedBytes:  &runtimeapi.UInt64Value{Value: usage.Bytes},
-		InodesUsed: &runtimeapi.UInt64Value{Value: usage.Inodes},
-	}}
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: fs, ContainerFilesystems: fs}, nil
+	return &runtimeapi.ImageFsInfoResponse{
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{toFilesystem(usage)},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{toFilesystem(s.Images.RootsUsage())},
+	}, nil
+}
+
+func toFilesystem(u image.Usage) *runtimeapi.FilesystemUsage {
+	return &runtimeapi.FilesystemUsage{
+		Timestamp:  u.At.UnixNano(),
+		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: u.Mountpoint},
+		UsedBytes:  &runtimeapi.UInt64Value{Value: u.Bytes},
+		InodesUsed: &runtimeapi.UInt64Value{Value: u.Inodes},
+	}
 }
 
 func toAuth(a *runtimeapi.AuthConfig) image.Auth {

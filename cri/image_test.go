@@ -135,11 +135,14 @@ func TestImageFsInfo(t *testing.T) {
 	n.pullBusybox(t)
 	resp := must[*runtimeapi.ImageFsInfoResponse](t)(n.images.ImageFsInfo(t.Context(), &runtimeapi.ImageFsInfoRequest{}))
 	for _, list := range [][]*runtimeapi.FilesystemUsage{resp.GetImageFilesystems(), resp.GetContainerFilesystems()} {
-		if len(list) != 1 || list[0].GetUsedBytes().GetValue() == 0 || list[0].GetTimestamp() == 0 {
+		if len(list) != 1 || list[0].GetUsedBytes() == nil || list[0].GetInodesUsed() == nil || list[0].GetTimestamp() == 0 {
 			t.Fatalf("usage: %v", list)
 		}
 		if _, err := os.Stat(filepath.Join(list[0].GetFsId().GetMountpoint(), "images")); err != nil {
 			t.Errorf("the mountpoint is not the store: %v", err)
 		}
+	}
+	if resp.GetImageFilesystems()[0].GetUsedBytes().GetValue() == 0 {
+		t.Errorf("an image takes nothing: %v", resp)
 	}
 }

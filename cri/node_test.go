@@ -140,6 +140,7 @@ type fakeRuntime struct {
 	processes map[string]*process
 	exec      func(ctx context.Context, e oci.Exec) (int, error) // what Exec does
 	reopened  int
+	broken    map[string]error // containers and pods whose numbers cannot be read
 }
 
 type process struct {
@@ -211,6 +212,25 @@ func (f *fakeRuntime) ReopenLog(context.Context, oci.Container, *os.File) error 
 	defer f.mu.Unlock()
 	f.reopened++
 	return nil
+}
+
+func (f *fakeRuntime) Stats(_ context.Context, c oci.Container) (oci.Usage, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.broken[c.ID]; err != nil {
+		return oci.Usage{}, err
+	}
+	var u oci.Usage
+	u.At, u.CPU = time.Now(), &oci.CPU{Usage: time.Second}
+	return u, nil
+}
+
+func (f *fakeRuntime) PodStats(_ context.Context, p oci.Pod, _ []oci.Container) (oci.PodUsage, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var u oci.PodUsage
+	u.At = time.Now()
+	return u, f.broken[p.ID]
 }
 
 func (f *fakeRuntime) GC(context.Context, func(string) bool) error { return nil }
