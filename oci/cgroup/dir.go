@@ -102,7 +102,10 @@ func (d *Dir) Own() (uint64, error) {
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
 	var n uint64
-	err := r.each(d.forProcesses(), "cgroup.procs", func(b []byte) { n += uint64(bytes.Count(b, []byte("\n"))) })
+	err := r.each(d.forProcesses(), "cgroup.procs", func(b []byte) bool {
+		n += uint64(bytes.Count(b, []byte("\n")))
+		return true
+	})
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV):
 		return 0, ErrGone
@@ -130,20 +133,24 @@ type reader struct {
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
 
-// in is the source of a directory, nil for none.
+// in is the source of a directory, nil for none. A file of numbers is written by
+// the kernel in one go: it has ended where a read finds room left.
 func (r *reader) in(dir int) source {
 	if dir == none {
 		return nil
 	}
 	return func(name string) ([]byte, error) {
 		r.whole = r.whole[:0]
-		err := r.each(dir, name, func(part []byte) { r.whole = append(r.whole, part...) })
+		err := r.each(dir, name, func(part []byte) bool {
+			r.whole = append(r.whole, part...)
+			return len(part) == len(r.part)
+		})
 		return r.whole, err
 	}
 }
 
-// each hands do a file's content, in parts.
-func (r *reader) each(dir int, name string, do func([]byte)) error {
+// each hands do a file's content, in parts, until it returns false.
+func (r *reader) each(dir int, name string, do func([]byte) (more bool)) error {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
@@ -155,10 +162,8 @@ func (r *reader) each(dir int, name string, do func([]byte)) error {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return &os.PathError{Op: "read", Path: name, Err: err}
-		case n == 0:
+		case n == 0, !do(r.part[:n]):
 			return nil
-		default:
-			do(r.part[:n])
 		}
 	}
 }
