@@ -37,7 +37,7 @@ func forEachRuntime(t *testing.T, test func(t *testing.T, s setup)) {
 
 // newSetup has what all lives with one OCI runtime share: an image store that
 // was filled once.
-func newSetup(t *testing.T, runtime string) setup {
+func newSetup(t testing.TB, runtime string) setup {
 	t.Helper()
 	leak.NeedRoot(t)
 	leak.NeedTool(t, "nft")
