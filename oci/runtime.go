@@ -106,4 +106,6 @@ type Exec struct {
 type Exit struct {
 	Code int       // 0–255; 128+n for a death by signal n
 	At   time.Time // when the keeper saw it
+
+	OOMKilled bool // memory ran out, and the kernel killed it or another process of the container
 }

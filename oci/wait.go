@@ -31,9 +31,9 @@ func (r *Runtime) Wait(ctx context.Context, c Container) (Exit, error) {
 		return Exit{}, fmt.Errorf("wait for container %s: %w", c.ID, err)
 	}
 	if e.Code < 0 {
-		return Exit{At: e.At}, fmt.Errorf("container %s: %w", c.ID, ErrExitUnknown)
+		return Exit{At: e.At, OOMKilled: e.OOMKilled}, fmt.Errorf("container %s: %w", c.ID, ErrExitUnknown)
 	}
-	return Exit{Code: e.Code, At: e.At}, nil
+	return Exit{Code: e.Code, At: e.At, OOMKilled: e.OOMKilled}, nil
 }
 
 // state is what the keeper knows of a container, which it adopts if it has to,

@@ -1,6 +1,7 @@
-// Package cgroup kills and removes whole cgroups and reads their numbers, on
-// cgroup v1, v2 and both at once, for the processes that must not depend on more
-// than the standard library and x/sys. Limits are set by OCI runtimes.
+// Package cgroup kills and removes whole cgroups, reads their numbers and counts
+// what the kernel has killed in them, on cgroup v1, v2 and both at once, for the
+// processes that must not depend on more than the standard library and x/sys.
+// Limits are set by OCI runtimes and by package oci.
 //
 // A path is absolute and the same in every hierarchy: /berth/ID is
 // /sys/fs/cgroup/berth/ID on v2 and /sys/fs/cgroup/CONTROLLER/berth/ID on v1.

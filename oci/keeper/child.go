@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"berth/oci/cgroup"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -124,6 +126,8 @@ func (k *keeper) seen(p *process, e Exit) {
 // ended writes the exit record; after it the code cannot be lost. Then the
 // runner drains the output, or, if there is none, p is gone at once.
 func (k *keeper) ended(p *process, e Exit) {
+	// Here, since the cgroup may be removed as soon as the exit is known.
+	e.OOMKilled = e.OOMKilled || p.Output && cgroup.OOMKills(p.Cgroup) > 0
 	p.Exit = &e
 	if err := WriteExit(p.Dir, e); err != nil {
 		k.logger.Printf("process %s: write exit record: %v", p.ID, err)

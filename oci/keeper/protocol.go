@@ -132,4 +132,7 @@ type Upgrade struct {
 type Exit struct {
 	Code int       `json:"code"` // 0–255; 128+n for a death by signal n; -1 when nobody saw it
 	At   time.Time `json:"at"`
+	// OOMKilled: memory ran out, and the kernel killed it or another process of
+	// its cgroup. A keeper older than this field does not say it.
+	OOMKilled bool `json:"oomKilled,omitempty"`
 }
