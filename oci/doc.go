@@ -7,6 +7,6 @@
 // oci/keeper, and Runtime is its only user.
 //
 // Read in this order: runtime.go (the types), pod.go, start.go, wait.go, exec.go,
-// stop.go, log.go, gc.go, then stats.go (what it costs, gauge.go, interfaces.go and
-// rate.go), probe.go, rundir.go and chroot.go.
+// stop.go, update.go, log.go, gc.go, then stats.go (what it costs, gauge.go,
+// interfaces.go and rate.go), probe.go, controls.go, rundir.go and chroot.go.
 package oci

@@ -98,12 +98,14 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	}
 	defer r.endExec(detached, id, dir, execBox(e.ID, id))
 	run := runner.Run{
-		ID: id, Dir: dir, Box: execBox(e.ID, id), Timeout: r.Timeout, Stdio: true,
+		ID: id, Dir: dir, Box: execBox(e.ID, id), Timeout: r.Timeout, Stdio: true, OOMScoreAdj: value(e.Process.OOMScoreAdj),
 		Argv: r.argv(dir, "exec", "--detach", "--process", process, "--pid-file", filepath.Join(dir, keeper.PidFile), e.ID),
 	}
-	if _, err := r.command(ctx, &run, stdio...); err != nil {
+	pid, err := r.command(ctx, &run, stdio...)
+	if err != nil {
 		return 0, err
 	}
+	keepOOMScoreAdj(pid, e.Process.OOMScoreAdj)
 	for _, w := range stdio[1:] {
 		w.Close()
 	}

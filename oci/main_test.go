@@ -22,6 +22,7 @@ import (
 	"berth/oci/keeper/wire"
 	"berth/test/leak"
 
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,8 @@ func TestMain(m *testing.M) {
 		attackInit()
 		os.Exit(0)
 	}
+	// The cgroup library opens /sys/fs/cgroup at its first use, for good.
+	_, _ = cgroups.ReadFile("/sys/fs/cgroup", "cgroup.procs")
 	leak.MainUnderReaper(m)
 }
 

@@ -204,7 +204,7 @@ func (r *runner) runtime(c Run, stdio []*os.File) Ran {
 	if box.dir != nil {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(box.dir.Fd())
 	}
-	if err := cmd.Start(); err != nil {
+	if err := spawn(cmd, c.OOMScoreAdj); err != nil {
 		return Ran{Status: fmt.Sprintf("start %s: %v", c.Argv[0], err)}
 	}
 

@@ -39,7 +39,9 @@ type Run struct {
 	Stdio   bool          `json:"stdio"`          // stdin, stdout and stderr are the last three files; else the FIFOs in Dir
 	Stdin   bool          `json:"stdin"`          // without Stdio: the FIFO is the standard input; else /dev/null
 	TTY     bool          `json:"tty"`            // no stdio at all: the runtime makes a terminal
-	Again   bool          `json:"again"`          // asked before, of a runner that died: its command may be under way still
+	// OOMScoreAdj of the command. Not every runtime sets that of an exec.
+	OOMScoreAdj int  `json:"oomScoreAdj,omitempty"`
+	Again       bool `json:"again"` // asked before, of a runner that died: its command may be under way still
 }
 
 // Ran is the reply to OpRun.

@@ -36,7 +36,7 @@ func Main(run string, logger *log.Logger) error {
 	// OCI runtimes, execs and containers inherit these two. What protects the
 	// keeper is not for them, and this process may die.
 	unix.Umask(0o022)
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0); err != nil {
+	if err := setOOMScoreAdj(0); err != nil {
 		logger.Printf("reset oom_score_adj: %v", err)
 	}
 	unix.CloseOnExec(keeper.RunnerKeeperFD)
