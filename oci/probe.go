@@ -2,7 +2,6 @@ package oci
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -30,7 +29,7 @@ func Find(name string, dirs []string) (path string, err error) {
 	return "", fmt.Errorf("%s is in none of %s: %w", name, strings.Join(dirs, ", "), exec.ErrNotFound)
 }
 
-// Probe asks the binary what it is, and sets Version and OCIVersion. It fails
+// Probe asks the binary what it is, and sets Version, OCIVersion and Features. It fails
 // for what is no OCI runtime.
 func (r *Runtime) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -50,11 +49,9 @@ func (r *Runtime) Probe(ctx context.Context) error {
 	}
 	// `features` is exact where it exists.
 	if out, err := r.ask(ctx, "features"); err == nil {
-		var f struct {
-			OCIVersionMax string `json:"ociVersionMax"`
-		}
-		if json.Unmarshal([]byte(out), &f) == nil && f.OCIVersionMax != "" {
-			newest = f.OCIVersionMax
+		var exact string
+		if r.features, exact = readFeatures(out); exact != "" {
+			newest = exact
 		}
 	}
 	if newest == "" {

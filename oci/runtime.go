@@ -36,6 +36,8 @@ type Runtime struct {
 	Version    string // what the binary says of itself, e.g. "runc 1.5.0"
 	OCIVersion string // written into each spec: the newest that both sides know
 
+	features Features // set by Probe
+
 	mu    sync.Mutex
 	execs map[string]bool // IDs of execs under way; GC leaves them alone
 
