@@ -232,5 +232,11 @@ func (f *fakeRuntime) PodStats(_ context.Context, p oci.Pod, _ []oci.Container) 
 	u.At = time.Now()
 	return u, f.broken[p.ID]
 }
+func (f *fakeRuntime) Limits(context.Context, oci.Container, oci.Update) (oci.Limits, error) {
+	return oci.Limits{}, nil
+}
+func (f *fakeRuntime) Update(context.Context, oci.Container, oci.Update) error  { return nil }
+func (f *fakeRuntime) Restore(context.Context, oci.Container, oci.Limits) error { return nil }
+func (f *fakeRuntime) Features() oci.Features                                   { return oci.Features{} }
 
 func (f *fakeRuntime) GC(context.Context, func(string) bool) error { return nil }

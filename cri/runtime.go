@@ -8,6 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cri/admin"
+	"berth/sandbox"
 )
 
 // Version names the runtime. The kubelet ends itself when version, which is its
@@ -31,17 +32,21 @@ func (s *Server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*ru
 		}},
 		// Admission of pods that ask for a feature depends on these: a feature
 		// is named here only when it is built.
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: &runtimeapi.RuntimeHandlerFeatures{}}},
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: features(s.Pods.Runtimes[s.Pods.DefaultRuntime])}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Pods.Runtimes)) {
 		resp.RuntimeHandlers = append(resp.RuntimeHandlers,
-			&runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{}})
+			&runtimeapi.RuntimeHandler{Name: name, Features: features(s.Pods.Runtimes[name])})
 	}
 	if req.GetVerbose() {
 		resp.Info = s.Info()
 	}
 	return resp, nil
+}
+
+func features(r sandbox.Runtime) *runtimeapi.RuntimeHandlerFeatures {
+	return &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: r.Features().RecursiveReadOnly}
 }
 
 func condition(ctx context.Context, kind, reason string, part Checker) *runtimeapi.RuntimeCondition {

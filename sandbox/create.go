@@ -151,6 +151,7 @@ func (c *Container) make(ctx context.Context) error {
 		rec.CreatedAt = time.Now()
 		rec.Image = imageRecord{img.ID, img.Layers, img.Config.Config.StopSignal}
 		rec.User = spec.Process.User
+		rec.Resources = c.pod.pods.node.effective(c.config.GetLinux().GetResources())
 		rec.Steps = w.steps
 	})
 }
@@ -169,11 +170,14 @@ func (c *Container) describe(ctx context.Context, img *image.Image) (spec *specs
 	return Spec(c.pod.oci(), c.oci(), c.config, facts)
 }
 
-// readSpec reads the spec that create wrote.
+// readSpec reads the spec that create wrote, with the resources of now.
 func (c *Container) readSpec() (*specs.Spec, error) {
 	data := new(specs.Spec)
 	if err := readJSON(filepath.Join(c.dir, specFile), data); err != nil {
 		return nil, fmt.Errorf("read spec: %w", err)
+	}
+	if r := c.record().Resources; r != nil {
+		r.apply(data, c.pod.pods.node.controls)
 	}
 	return data, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -217,6 +218,7 @@ func containerConfig(name string) *runtimeapi.ContainerConfig {
 	return &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: name},
 		Image:    &runtimeapi.ImageSpec{Image: "busybox"},
+		Linux:    &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 100 << 20, CpuShares: 100}},
 	}
 }
 
@@ -296,6 +298,9 @@ func (m *machine) checkContainer(c *Container) {
 	p := m.world.procs[c.id]
 	if running := p != nil && p.alive(); running != (rec.State == containerRunning) {
 		m.t.Errorf("container %s is %s, its process lives: %v", name, rec.State, running)
+	}
+	if may := kernelLimits(limits(c.resources(rec), m.node.controls)); rec.State == containerRunning && (!maps.Equal(p.may, may) || rec.Undo != nil) {
+		m.t.Errorf("container %s may use %v, its record says %v, to undo: %v", name, p.may, may, rec.Undo)
 	}
 	if m.containers[c.id] != c {
 		m.t.Errorf("container %s is not in the index", name)

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 )
 
@@ -31,6 +32,8 @@ var operations = []struct {
 	{"run", nil, []string{"-/-"}, []string{"-/-", "ready/-"}},
 	{"create", []string{"run"}, []string{"ready/-"}, []string{"ready/-", "ready/created"}},
 	{"start", []string{"run", "create"}, []string{"ready/created", "ready/exited StartError 128"}, []string{"ready/created", "ready/running"}},
+	{"update", []string{"run", "create", "start"}, []string{"ready/running"}, []string{"ready/running"}},
+	{"update created", []string{"run", "create"}, []string{"ready/created"}, []string{"ready/created"}},
 	{"stop", []string{"run", "create", "start"}, []string{"ready/running", "ready/exited Error 131", "ready/exited Error 137"}, []string{"ready/running", "ready/exited Error 131", "ready/exited Error 137"}},
 	{"remove", []string{"run", "create", "start"}, []string{"ready/-", "ready/running"}, []string{"ready/-", "ready/running", "ready/exited Error 137"}},
 	{"stop pod", []string{"run", "create", "start"}, []string{"notready/exited Error 137"}, []string{"ready/running", "notready/exited Error 137"}},
@@ -50,6 +53,8 @@ func (m *machine) do(name string) (err error, answered bool) {
 			return err
 		case "start":
 			return m.container("x").Start(ctx)
+		case "update", "update created":
+			return m.container("x").Update(ctx, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 200 << 20, CpuShares: 200})
 		case "stop":
 			return m.container("x").Stop(ctx, 10*time.Second)
 		case "remove":

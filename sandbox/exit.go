@@ -38,6 +38,7 @@ func (c *Container) watch() {
 func (c *Container) recordExit(exit oci.Exit, unknown error) error {
 	return c.change(containerExit, func(rec *containerRecord) {
 		rec.Pid = 0
+		rec.Undo = nil // its limits have ended with it
 		rec.FinishedAt = exit.At
 		if rec.FinishedAt.IsZero() {
 			rec.FinishedAt = time.Now()
@@ -46,9 +47,14 @@ func (c *Container) recordExit(exit oci.Exit, unknown error) error {
 			rec.StartedAt = rec.FinishedAt
 		}
 		rec.ExitCode = exit.Code
+		if unknown != nil {
+			rec.ExitCode, rec.Message = codeUnknown, unknown.Error()
+		}
 		switch {
+		case exit.OOMKilled: // whatever its own code: a child's death is often the reason for it
+			rec.Reason = reasonOOMKilled
 		case unknown != nil:
-			rec.ExitCode, rec.Reason, rec.Message = codeUnknown, reasonUnknown, unknown.Error()
+			rec.Reason = reasonUnknown
 		case exit.Code == 0:
 			rec.Reason = reasonCompleted
 		default:

@@ -1,15 +1,14 @@
 package sandbox
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/image"
+	"berth/oci"
 )
 
 // Facts are what a spec needs to know of the host and of the image.
@@ -21,6 +20,8 @@ type Facts struct {
 	Capabilities []string // that the node can give
 	NoFile       uint64
 	OOMScoreAdj  int
+	Controls     oci.Controls
+	Devices      [][]specs.LinuxDevice // of the config's devices, in their order, with their paths in the container
 }
 
 // gather collects the facts for a container whose root is root, a detached
@@ -31,26 +32,18 @@ func gather(config *runtimeapi.ContainerConfig, hostname string, img *image.Imag
 		Hostname:     hostname,
 		Capabilities: n.capabilities,
 		NoFile:       n.noFile,
-		OOMScoreAdj:  max(int(config.GetLinux().GetResources().GetOomScoreAdj()), n.leastOOM),
+		OOMScoreAdj:  int(n.effective(config.GetLinux().GetResources()).GetOomScoreAdj()),
+		Controls:     n.controls,
 	}
 	var err error
 	if facts.HostPaths, err = hostPaths(config.GetMounts()); err != nil {
+		return Facts{}, err
+	}
+	if facts.Devices, err = hostDevices(config.GetDevices()); err != nil {
 		return Facts{}, err
 	}
 	if facts.User, err = findUser(config.GetLinux().GetSecurityContext(), img.Config.Config.User, root); err != nil {
 		return Facts{}, err
 	}
 	return facts, nil
-}
-
-func hostPaths(mounts []*runtimeapi.Mount) ([]string, error) {
-	var paths []string
-	for i, m := range mounts {
-		path, err := filepath.EvalSymlinks(m.GetHostPath())
-		if err != nil {
-			return nil, invalid(fmt.Sprintf("mounts[%d].host_path", i), "%v", err)
-		}
-		paths = append(paths, path)
-	}
-	return paths, nil
 }

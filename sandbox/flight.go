@@ -13,6 +13,7 @@ const (
 	verbRun    verb = "run"    // pod: until it is ready, or gone again
 	verbCreate verb = "create" // container: until it is created, or gone again
 	verbStart  verb = "start"
+	verbUpdate verb = "update" // container: what it may use
 	verbStop   verb = "stop"
 	verbHalt   verb = "halt" // container: killed, and what it held of the kernel given back
 	verbRemove verb = "remove"

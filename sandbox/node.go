@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"k8s.io/klog/v2"
+
+	"berth/oci"
 )
 
 // node is what this machine, and what it lets this process have, can give to
@@ -19,6 +21,7 @@ type node struct {
 	capabilities []string // that a container may get, in the order of their numbers
 	noFile       uint64   // RLIMIT_NOFILE
 	leastOOM     int      // least oom_score_adj that may be set
+	controls     oci.Controls
 }
 
 // defaultNoFile is what servers of files and connections have come to expect.
@@ -35,7 +38,7 @@ func lookAround(noFile uint64) (node, error) {
 	if err != nil {
 		return node{}, err
 	}
-	n := node{hostname: hostname, leastOOM: -1000}
+	n := node{hostname: hostname, leastOOM: -1000, controls: oci.FindControls()}
 	for bit, name := range capabilityNames {
 		if mask&(1<<bit) != 0 {
 			n.capabilities = append(n.capabilities, name)

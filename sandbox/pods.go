@@ -46,6 +46,14 @@ type Runtime interface {
 	Stats(ctx context.Context, c oci.Container) (oci.Usage, error)
 	// PodStats reads what a pod uses, with the processes of the containers named.
 	PodStats(ctx context.Context, p oci.Pod, containers []oci.Container) (oci.PodUsage, error)
+	// Limits reads what u would change of a running container, Update changes it
+	// without a restart, and Restore puts back what Limits has read.
+	// oci.ErrNotRunning of the first two.
+	Limits(ctx context.Context, c oci.Container, u oci.Update) (oci.Limits, error)
+	Update(ctx context.Context, c oci.Container, u oci.Update) error
+	Restore(ctx context.Context, c oci.Container, l oci.Limits) error
+	// Features are what it can do that others cannot.
+	Features() oci.Features
 	// GC destroys what the kernel and the runtime hold under Berth's names for
 	// pods and containers whose id keep does not have. It looks for them first
 	// and asks keep then: ids come into being while it looks.

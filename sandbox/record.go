@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"berth/cni"
+	"berth/oci"
 )
 
 // Files of a pod's and a container's directory.
@@ -52,9 +53,11 @@ type containerRecord struct {
 	FinishedAt time.Time
 	Image      imageRecord
 	User       specs.User
-	Pid        int // on the host, while it runs
+	Resources  *resources  `json:",omitempty"` // what it may use; nil in records older than this field: what its config says
+	Undo       *oci.Limits `json:",omitempty"` // what an update under way has to put back if it does not succeed
+	Pid        int         // on the host, while it runs
 	ExitCode   int
-	Reason     string // of an exit: Completed, Error, StartError, Unknown
+	Reason     string // of an exit: Completed, Error, OOMKilled, StartError, Unknown
 	Message    string // for people; set while still starting: the start has failed with it
 	Steps      []Step // of its creation and start
 

@@ -190,6 +190,7 @@ func (c *Container) resume(ctx context.Context) {
 		v, do = verbStart, c.start
 	case containerRunning:
 		c.watch()
+		c.resumeUpdate(ctx)
 		return
 	default:
 		return

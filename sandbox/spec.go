@@ -33,7 +33,10 @@ func Spec(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts 
 			Namespaces:    namespaces(p, sc.GetNamespaceOptions()),
 			MaskedPaths:   sc.GetMaskedPaths(),
 			ReadonlyPaths: sc.GetReadonlyPaths(),
-			Resources:     &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
+			Resources:     allowed(config, facts),
+			Devices:       slices.Concat(facts.Devices...),
+
+			RootfsPropagation: rootPropagation(config.GetMounts()),
 		},
 	}, nil
 }
@@ -175,26 +178,6 @@ func mounts(p oci.Pod, config *runtimeapi.ContainerConfig, hostPaths []string) [
 		return slices.ContainsFunc(own, func(o specs.Mount) bool { return beneath(m.Destination, o.Destination) })
 	})
 	return append(usual, own...)
-}
-
-func configMounts(config *runtimeapi.ContainerConfig, hostPaths []string) []specs.Mount {
-	var list []specs.Mount
-	for i, m := range config.GetMounts() {
-		access := "rw"
-		if m.GetReadonly() {
-			access = "ro"
-		}
-		list = append(list, specs.Mount{
-			Destination: path.Clean(m.GetContainerPath()),
-			Type:        "bind",
-			Source:      hostPaths[i],
-			Options:     []string{"rbind", "rprivate", access},
-		})
-	}
-	slices.SortStableFunc(list, func(a, b specs.Mount) int {
-		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
-	})
-	return list
 }
 
 // beneath says whether dir is parent or lies in it; both are clean.

@@ -28,6 +28,7 @@ func testFacts() Facts {
 		Hostname:     "pod",
 		Capabilities: slices.DeleteFunc(slices.Clone(capabilityNames), func(c string) bool { return c == "CAP_SYS_RESOURCE" }),
 		NoFile:       4096,
+		Controls:     oci.Controls{Unified: true, Swap: true, HugePages: true, PageSizes: []string{"2MB", "1GB"}},
 	}
 }
 
@@ -51,6 +52,8 @@ func TestSpec(t *testing.T) {
 		"host":    node,
 		"mounts":  func(p *oci.Pod) { p.SharedPID = true },
 		"own-pid": func(p *oci.Pod) { p.SharedPID = true },
+
+		"resources": func(*oci.Pod) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("testdata", "spec", name+".json")
@@ -66,6 +69,9 @@ func TestSpec(t *testing.T) {
 			pod(&p)
 			for _, m := range config.GetMounts() {
 				facts.HostPaths = append(facts.HostPaths, "/resolved"+m.GetHostPath())
+			}
+			for _, d := range config.GetDevices() {
+				facts.Devices = append(facts.Devices, []specs.LinuxDevice{{Path: d.GetContainerPath(), Type: "c", Major: 10, Minor: 229}})
 			}
 			spec, err := Spec(p, testContainer(p), config, facts)
 			if err != nil {

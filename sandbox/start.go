@@ -18,6 +18,7 @@ import (
 const (
 	reasonCompleted  = "Completed"
 	reasonError      = "Error"
+	reasonOOMKilled  = "OOMKilled"  // memory ran out, and the kernel killed it or one of its processes
 	reasonStartError = "StartError" // there was no process
 	reasonUnknown    = "Unknown"    // nobody saw how it ended
 )

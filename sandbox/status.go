@@ -106,7 +106,7 @@ func (c *Container) Status() *runtimeapi.ContainerStatus {
 		Annotations: c.config.GetAnnotations(),
 		Mounts:      c.config.GetMounts(),
 		LogPath:     c.logPath(),
-		Resources:   &runtimeapi.ContainerResources{Linux: c.config.GetLinux().GetResources()},
+		Resources:   &runtimeapi.ContainerResources{Linux: c.resources(rec)},
 		User: &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{
 			Uid: int64(rec.User.UID),
 			Gid: int64(rec.User.GID),

@@ -162,7 +162,7 @@ func (c *Container) do(ctx context.Context, f *flight, d time.Duration, do func(
 			}
 			return now.wait(ctx)
 		}
-		if f.verb != verbStart {
+		if f.verb != verbStart && f.verb != verbUpdate {
 			giveWay(now)
 		}
 		if err := now.end(ctx); err != nil {
@@ -171,9 +171,10 @@ func (c *Container) do(ctx context.Context, f *flight, d time.Duration, do func(
 	}
 }
 
-// covers says whether who asked for verb is served by a flight of under.
+// covers says whether who asked for verb is served by a flight of under. An update
+// is not served by another: they may differ.
 func covers(under, verb verb) bool {
-	return under == verb || verb == verbStop && (under == verbHalt || under == verbRemove) || verb == verbHalt && under == verbRemove
+	return under == verb && verb != verbUpdate || verb == verbStop && (under == verbHalt || under == verbRemove) || verb == verbHalt && under == verbRemove
 }
 
 func giveWay(f *flight) {

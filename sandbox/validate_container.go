@@ -29,13 +29,14 @@ func (p *Pod) validateContainer(c *runtimeapi.ContainerConfig) error {
 			return nil
 		},
 		func() error { return checkProcess(c) },
-		func() error { return checkMounts(c.GetMounts()) },
+		func() error { return p.checkMounts(c.GetMounts()) },
+		func() error { return checkDevices(c.GetDevices()) },
 		func() error { return p.checkLog(c.GetLogPath()) },
 		func() error { return checkStdio(c) },
 		func() error { return checkUnsupported(c) },
 		func() error { return p.checkNamespaces(c.GetLinux().GetSecurityContext().GetNamespaceOptions()) },
 		func() error { return checkSecurity(c.GetLinux().GetSecurityContext()) },
-		func() error { return checkResources(c.GetLinux().GetResources()) },
+		func() error { return p.checkResources(c.GetLinux().GetResources()) },
 	)
 }
 
@@ -62,35 +63,6 @@ func checkProcess(c *runtimeapi.ContainerConfig) error {
 	return nil
 }
 
-func checkMounts(mounts []*runtimeapi.Mount) error {
-	for i, m := range mounts {
-		field := fmt.Sprintf("mounts[%d].", i)
-		switch target := m.GetContainerPath(); {
-		case !path.IsAbs(target) || path.Clean(target) == "/" || strings.ContainsRune(target, 0) || slices.Contains(strings.Split(target, "/"), ".."):
-			return invalid(field+"container_path", "%q is not an absolute path below / without ..", target)
-		case m.GetImage() != nil:
-			return invalid(field+"image", "mounts of images are not supported")
-		case m.GetImageSubPath() != "":
-			return invalid(field+"image_sub_path", "mounts of images are not supported")
-		case !path.IsAbs(m.GetHostPath()):
-			return invalid(field+"host_path", "%q is not an absolute path", m.GetHostPath())
-		case m.GetSelinuxRelabel():
-			return invalid(field+"selinux_relabel", "SELinux is not supported")
-		case m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
-			return invalid(field+"propagation", "only PROPAGATION_PRIVATE is supported")
-		case len(m.GetUidMappings()) > 0:
-			return invalid(field+"uidMappings", "user namespaces are not supported")
-		case len(m.GetGidMappings()) > 0:
-			return invalid(field+"gidMappings", "user namespaces are not supported")
-		case m.GetRecursiveReadOnly():
-			return invalid(field+"recursive_read_only", "is not supported")
-		case len(m.GetMountOptions()) > 0:
-			return invalid(field+"mount_options", "are not supported")
-		}
-	}
-	return nil
-}
-
 func (p *Pod) checkLog(name string) error {
 	switch {
 	case name == "":
@@ -112,8 +84,6 @@ func checkStdio(c *runtimeapi.ContainerConfig) error {
 
 func checkUnsupported(c *runtimeapi.ContainerConfig) error {
 	switch {
-	case len(c.GetDevices()) > 0:
-		return invalid("devices", "are not supported")
 	case len(c.GetCDIDevices()) > 0:
 		return invalid("CDI_devices", "are not supported")
 	case c.GetWindows() != nil:
@@ -228,36 +198,6 @@ func checkPaths(field string, paths []string) error {
 	for i, p := range paths {
 		if err := checkPath(fmt.Sprintf("%s[%d]", field, i), p); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-func checkResources(r *runtimeapi.LinuxContainerResources) error {
-	const at = "linux.resources."
-	if adj := r.GetOomScoreAdj(); adj < -1000 || adj > 1000 {
-		return invalid(at+"oom_score_adj", "%d is not between -1000 and 1000", adj)
-	}
-	for _, limit := range r.GetHugepageLimits() {
-		if limit.GetLimit() != 0 {
-			return invalid(at+"hugepage_limits", "limits are not supported")
-		}
-	}
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"cpu_period", r.GetCpuPeriod() != 0},
-		{"cpu_quota", r.GetCpuQuota() != 0},
-		{"cpu_shares", r.GetCpuShares() != 0},
-		{"memory_limit_in_bytes", r.GetMemoryLimitInBytes() != 0},
-		{"cpuset_cpus", r.GetCpusetCpus() != ""},
-		{"cpuset_mems", r.GetCpusetMems() != ""},
-		{"unified", len(r.GetUnified()) > 0},
-		{"memory_swap_limit_in_bytes", r.GetMemorySwapLimitInBytes() != 0},
-	} {
-		if f.set {
-			return invalid(at+f.name, "limits are not supported")
 		}
 	}
 	return nil

@@ -2,8 +2,6 @@ package sandbox
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -141,15 +139,12 @@ func TestValidateContainer(t *testing.T) {
 			edit(c.Linux.SecurityContext)
 		}
 	}
-	resources := func(r *res) func(*ctrC) {
-		return func(c *ctrC) { c.Linux = &runtimeapi.LinuxContainerConfig{Resources: r} }
-	}
 	mounts := func(m *mount) func(*ctrC) { return func(c *ctrC) { c.Mounts = []*mount{m} } }
 	env := func(key, value string) func(*ctrC) {
 		return func(c *ctrC) { c.Envs = []*runtimeapi.KeyValue{{Key: key, Value: []byte(value)}} }
 	}
 	id := func(n int64) *runtimeapi.Int64Value { return &runtimeapi.Int64Value{Value: n} }
-	const sc, r, ns = "linux.security_context.", "linux.resources.", "linux.security_context.namespace_options."
+	const sc, ns = "linux.security_context.", "linux.security_context.namespace_options."
 	good := func() *mount { return &mount{ContainerPath: "/x", HostPath: "/y"} }
 	with := func(edit func(*mount)) func(*ctrC) { m := good(); edit(m); return mounts(m) }
 	for _, tt := range []struct {
@@ -177,7 +172,6 @@ func TestValidateContainer(t *testing.T) {
 		{"", func(c *ctrC) { c.LogPath = "web/0.log" }},
 		{"", func(c *ctrC) { c.Stdin, c.Tty = true, true }},
 		{"stdin_once", func(c *ctrC) { c.StdinOnce = true }},
-		{"devices", func(c *ctrC) { c.Devices = []*runtimeapi.Device{{}} }},
 		{"CDI_devices", func(c *ctrC) { c.CDIDevices = []*runtimeapi.CDIDevice{{}} }},
 		{"windows", func(c *ctrC) { c.Windows = &runtimeapi.WindowsContainerConfig{} }},
 
@@ -189,11 +183,8 @@ func TestValidateContainer(t *testing.T) {
 		{"mounts[0].image", with(func(m *mount) { m.Image = &runtimeapi.ImageSpec{} })},
 		{"mounts[0].image_sub_path", with(func(m *mount) { m.ImageSubPath = "x" })},
 		{"mounts[0].selinux_relabel", with(func(m *mount) { m.SelinuxRelabel = true })},
-		{"mounts[0].propagation", with(func(m *mount) { m.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL })},
 		{"mounts[0].uidMappings", with(func(m *mount) { m.UidMappings = []*runtimeapi.IDMapping{{}} })},
 		{"mounts[0].gidMappings", with(func(m *mount) { m.GidMappings = []*runtimeapi.IDMapping{{}} })},
-		{"mounts[0].recursive_read_only", with(func(m *mount) { m.RecursiveReadOnly = true })},
-		{"mounts[0].mount_options", with(func(m *mount) { m.MountOptions = []string{"noexec"} })},
 
 		{sc + "privileged", security(func(s *ctrSC) { s.Privileged = true })},
 		{sc + "run_as_username", security(func(s *ctrSC) { s.RunAsUser, s.RunAsUsername = id(1), "a" })},
@@ -232,18 +223,6 @@ func TestValidateContainer(t *testing.T) {
 		{ns + "pid", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Pid: nsTarget} })},
 		{ns + "target_id", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{TargetId: "x"} })},
 		{ns + "userns_options", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{UsernsOptions: &runtimeapi.UserNamespace{}} })},
-
-		{"", resources(&res{OomScoreAdj: -1000, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB"}}})},
-		{r + "oom_score_adj", resources(&res{OomScoreAdj: 1001})},
-		{r + "cpu_period", resources(&res{CpuPeriod: 1})},
-		{r + "cpu_quota", resources(&res{CpuQuota: -1})},
-		{r + "cpu_shares", resources(&res{CpuShares: 2})},
-		{r + "memory_limit_in_bytes", resources(&res{MemoryLimitInBytes: 1})},
-		{r + "cpuset_cpus", resources(&res{CpusetCpus: "0"})},
-		{r + "cpuset_mems", resources(&res{CpusetMems: "0"})},
-		{r + "unified", resources(&res{Unified: map[string]string{"memory.low": "1"}})},
-		{r + "memory_swap_limit_in_bytes", resources(&res{MemorySwapLimitInBytes: 1})},
-		{r + "hugepage_limits", resources(&res{HugepageLimits: []*runtimeapi.HugepageLimit{{Limit: 1}}})},
 	} {
 		pod := podConfig("a")
 		pod.LogDirectory = "/var/log/pods/a"
@@ -257,22 +236,4 @@ func TestValidateContainer(t *testing.T) {
 	c := containerConfig("x")
 	c.LogPath = "x.log"
 	refused(t, p.validateContainer(c), "log_path")
-}
-
-// A host path has to exist, and its symlinks are the host's to resolve.
-func TestHostPaths(t *testing.T) {
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(dir, "real", "file"), "")
-	if err := os.Symlink("real", filepath.Join(dir, "link")); err != nil {
-		t.Fatal(err)
-	}
-	got, err := hostPaths([]*mount{{HostPath: filepath.Join(dir, "link", "file")}})
-	if err != nil || got[0] != filepath.Join(dir, "real", "file") {
-		t.Errorf("%v, %v", got, err)
-	}
-	_, err = hostPaths([]*mount{{HostPath: dir}, {HostPath: filepath.Join(dir, "missing")}})
-	refused(t, err, "mounts[1].host_path")
 }

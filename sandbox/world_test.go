@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"berth/cni"
 	"berth/image"
@@ -33,11 +35,14 @@ type world struct {
 	roots    map[string]bool  // have a writable layer
 	deaf     bool             // processes ignore their stop signal
 	stubborn bool             // logs are not reopened
+	scarce   bool             // of two limits the second is not taken
 	said     []string         // signals that were sent, by name
 	starts   int              // processes that ever were
 	gate     chan struct{}    // Add waits until it is closed; nil: it does not
 	images   map[string]*image.Image
 	asked    oci.Pod // of the last MakePod
+	updates  []oci.Update
+	features oci.Features
 	askedNet cni.Pod // of the last Add
 	nextIP   int
 
@@ -49,6 +54,7 @@ type world struct {
 
 type proc struct {
 	pid  int
+	may  map[string]string // limits in the kernel, by name
 	done chan struct{}
 	exit oci.Exit
 	err  error
@@ -103,7 +109,7 @@ func (w *world) Start(ctx context.Context, s oci.Start) (int, error) {
 		return 0, fmt.Errorf("start without a root")
 	}
 	w.starts++
-	w.procs[s.ID] = &proc{pid: 1000 + w.starts, done: make(chan struct{})}
+	w.procs[s.ID] = &proc{pid: 1000 + w.starts, may: kernelLimits(s.Spec.Linux.Resources), done: make(chan struct{})}
 	return 1000 + w.starts, nil
 }
 
@@ -202,6 +208,59 @@ func (w *world) PodStats(ctx context.Context, p oci.Pod, containers []oci.Contai
 	}
 	return oci.PodUsage{Usage: w.usage, Processes: uint64(len(containers)), Interfaces: w.interfaces}, nil
 }
+
+// kernelLimits are those that the world's kernel knows.
+func kernelLimits(r *specs.LinuxResources) map[string]string {
+	may := map[string]string{}
+	if r.Memory != nil {
+		may["memory"] = fmt.Sprint(*r.Memory.Limit)
+	}
+	if r.CPU != nil && r.CPU.Shares != nil {
+		may["shares"] = fmt.Sprint(*r.CPU.Shares)
+	}
+	return may
+}
+
+func (w *world) Limits(ctx context.Context, c oci.Container, u oci.Update) (oci.Limits, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.procs[c.ID]
+	if p == nil || !p.alive() {
+		return oci.Limits{}, oci.ErrNotRunning
+	}
+	return oci.Limits{Files: maps.Clone(p.may)}, nil
+}
+
+func (w *world) Update(ctx context.Context, c oci.Container, u oci.Update) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.procs[c.ID]
+	if p == nil || !p.alive() {
+		return oci.ErrNotRunning
+	}
+	w.updates = append(w.updates, u)
+	for i, name := range []string{"memory", "shares"} {
+		value, named := kernelLimits(u.Resources)[name]
+		if named && w.scarce && i > 0 {
+			return errInjected
+		}
+		if named {
+			p.may[name] = value
+		}
+	}
+	return nil
+}
+
+func (w *world) Restore(ctx context.Context, c oci.Container, l oci.Limits) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.procs[c.ID]; p != nil {
+		p.may = maps.Clone(l.Files)
+	}
+	return nil
+}
+
+func (w *world) Features() oci.Features { return w.features }
 
 func (w *world) GC(ctx context.Context, keep func(string) bool) error {
 	w.mu.Lock()

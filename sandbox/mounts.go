@@ -1,0 +1,142 @@
+package sandbox
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
+)
+
+// mountOptions are the ones that a config may add to a bind mount: those that
+// only take something away.
+var mountOptions = []string{"nodev", "noexec", "nosuid"}
+
+func (p *Pod) checkMounts(mounts []*runtimeapi.Mount) error {
+	for i, m := range mounts {
+		field := fmt.Sprintf("mounts[%d].", i)
+		switch target := m.GetContainerPath(); {
+		case !path.IsAbs(target) || path.Clean(target) == "/" || strings.ContainsRune(target, 0) || slices.Contains(strings.Split(target, "/"), ".."):
+			return invalid(field+"container_path", "%q is not an absolute path below / without ..", target)
+		case m.GetImage() != nil:
+			return invalid(field+"image", "mounts of images are not supported")
+		case m.GetImageSubPath() != "":
+			return invalid(field+"image_sub_path", "mounts of images are not supported")
+		case !path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0):
+			return invalid(field+"host_path", "%q is not an absolute path", m.GetHostPath())
+		case m.GetSelinuxRelabel():
+			return invalid(field+"selinux_relabel", "SELinux is not supported")
+		case propagations[m.GetPropagation()] == "":
+			return invalid(field+"propagation", "%d is not PRIVATE, HOST_TO_CONTAINER or BIDIRECTIONAL", m.GetPropagation())
+		case len(m.GetUidMappings()) > 0:
+			return invalid(field+"uidMappings", "user namespaces are not supported")
+		case len(m.GetGidMappings()) > 0:
+			return invalid(field+"gidMappings", "user namespaces are not supported")
+		}
+		if err := p.checkRecursiveReadOnly(field, m); err != nil {
+			return err
+		}
+		for _, option := range m.GetMountOptions() {
+			if !slices.Contains(mountOptions, option) {
+				return invalid(field+"mount_options", "%.50q is none of %s", option, strings.Join(mountOptions, ", "))
+			}
+		}
+	}
+	return nil
+}
+
+func (p *Pod) checkRecursiveReadOnly(field string, m *runtimeapi.Mount) error {
+	switch {
+	case !m.GetRecursiveReadOnly():
+		return nil
+	case !m.GetReadonly():
+		return invalid(field+"recursive_read_only", "needs readonly")
+	case m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
+		return invalid(field+"recursive_read_only", "needs PROPAGATION_PRIVATE")
+	case !p.runtime().Features().RecursiveReadOnly:
+		return invalid(field+"recursive_read_only", "the OCI runtime or the kernel of this node cannot do that")
+	}
+	return nil
+}
+
+// propagations are the names of the kernel's.
+var propagations = map[runtimeapi.MountPropagation]string{
+	runtimeapi.MountPropagation_PROPAGATION_PRIVATE:           "rprivate",
+	runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER: "rslave",
+	runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:     "rshared",
+}
+
+// hostPaths resolves the symlinks of the mounts' sources: the host's, since the
+// kubelet and not the image names them. A source must be there, and a mount that
+// takes part in others must be able to.
+func hostPaths(mounts []*runtimeapi.Mount) ([]string, error) {
+	var paths []string
+	for i, m := range mounts {
+		field := fmt.Sprintf("mounts[%d].", i)
+		path, err := filepath.EvalSymlinks(m.GetHostPath())
+		if err != nil {
+			return nil, invalid(field+"host_path", "%v", err)
+		}
+		if err := checkPropagation(field, path, m.GetPropagation()); err != nil {
+			return nil, err
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+func checkPropagation(field, path string, want runtimeapi.MountPropagation) error {
+	if want == runtimeapi.MountPropagation_PROPAGATION_PRIVATE {
+		return nil
+	}
+	is, err := oci.PropagationOf(path)
+	switch {
+	case err != nil:
+		return invalid(field+"host_path", "%v", err)
+	case is.Shared || is.Slave && want == runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
+		return nil
+	}
+	return invalid(field+"propagation", "%s is on the mount %s, which is not shared; make it so with: mount --make-rshared %s", path, is.Mount, is.Mount)
+}
+
+// rootPropagation of the container's root: what is mounted in it cannot take
+// part in more than the root does.
+func rootPropagation(mounts []*runtimeapi.Mount) string {
+	root := runtimeapi.MountPropagation_PROPAGATION_PRIVATE
+	for _, m := range mounts {
+		root = max(root, m.GetPropagation())
+	}
+	if root == runtimeapi.MountPropagation_PROPAGATION_PRIVATE {
+		return ""
+	}
+	return propagations[root]
+}
+
+// configMounts are the config's, parents before children.
+func configMounts(config *runtimeapi.ContainerConfig, hostPaths []string) []specs.Mount {
+	var list []specs.Mount
+	for i, m := range config.GetMounts() {
+		access := "rw"
+		switch {
+		case m.GetRecursiveReadOnly():
+			access = "rro"
+		case m.GetReadonly():
+			access = "ro"
+		}
+		list = append(list, specs.Mount{
+			Destination: path.Clean(m.GetContainerPath()),
+			Type:        "bind",
+			Source:      hostPaths[i],
+			Options:     append([]string{"rbind", propagations[m.GetPropagation()], access}, m.GetMountOptions()...),
+		})
+	}
+	slices.SortStableFunc(list, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
+	return list
+}
