@@ -112,7 +112,7 @@ func TestRuntimeConfig(t *testing.T) {
 // of them.
 func TestEveryRPCAnswers(t *testing.T) {
 	notBuilt := []string{
-		"UpdateContainerResources", "Exec", "Attach", "PortForward", "ContainerStats", "ListContainerStats", "PodSandboxStats",
+		"Exec", "Attach", "PortForward", "ContainerStats", "ListContainerStats", "PodSandboxStats",
 		"ListPodSandboxStats", "CheckpointContainer", "CheckpointPod", "RestorePod", "ListMetricDescriptors", "ListPodSandboxMetrics",
 		"UpdatePodSandboxResources",
 	}
