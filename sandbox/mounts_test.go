@@ -24,26 +24,26 @@ func TestCheckMounts(t *testing.T) {
 	for i, tt := range []struct {
 		field   string
 		runtime *world
-		m       mount
+		m       *mount
 	}{
-		{"", able, mount{}},
-		{"", able, mount{Propagation: hostToContainer, Readonly: true}},
-		{"", able, mount{Propagation: bidirectional}},
-		{"propagation", able, mount{Propagation: 3}},
-		{"propagation", able, mount{Propagation: -1}},
-		{"host_path", able, mount{HostPath: "relative"}},
-		{"host_path", able, mount{HostPath: "/a\x00b"}},
-		{"container_path", able, mount{ContainerPath: "/a\x00b"}},
-		{"", able, mount{RecursiveReadOnly: true, Readonly: true}},
-		{"recursive_read_only", able, mount{RecursiveReadOnly: true}},
-		{"recursive_read_only", able, mount{RecursiveReadOnly: true, Readonly: true, Propagation: hostToContainer}},
-		{"recursive_read_only", &world{}, mount{RecursiveReadOnly: true, Readonly: true}},
-		{"", able, mount{MountOptions: []string{"nosuid", "nodev", "noexec", "noexec"}}},
-		{"mount_options", able, mount{MountOptions: []string{"noexec", "suid"}}},
-		{"mount_options", able, mount{MountOptions: []string{"ro"}}},
-		{"mount_options", able, mount{MountOptions: []string{""}}},
-		{"mount_options", able, mount{MountOptions: []string{"noexec,suid"}}},
-		{"mount_options", able, mount{MountOptions: []string{"upperdir=/etc"}}},
+		{"", able, &mount{}},
+		{"", able, &mount{Propagation: hostToContainer, Readonly: true}},
+		{"", able, &mount{Propagation: bidirectional}},
+		{"propagation", able, &mount{Propagation: 3}},
+		{"propagation", able, &mount{Propagation: -1}},
+		{"host_path", able, &mount{HostPath: "relative"}},
+		{"host_path", able, &mount{HostPath: "/a\x00b"}},
+		{"container_path", able, &mount{ContainerPath: "/a\x00b"}},
+		{"", able, &mount{RecursiveReadOnly: true, Readonly: true}},
+		{"recursive_read_only", able, &mount{RecursiveReadOnly: true}},
+		{"recursive_read_only", able, &mount{RecursiveReadOnly: true, Readonly: true, Propagation: hostToContainer}},
+		{"recursive_read_only", &world{}, &mount{RecursiveReadOnly: true, Readonly: true}},
+		{"", able, &mount{MountOptions: []string{"nosuid", "nodev", "noexec", "noexec"}}},
+		{"mount_options", able, &mount{MountOptions: []string{"noexec", "suid"}}},
+		{"mount_options", able, &mount{MountOptions: []string{"ro"}}},
+		{"mount_options", able, &mount{MountOptions: []string{""}}},
+		{"mount_options", able, &mount{MountOptions: []string{"noexec,suid"}}},
+		{"mount_options", able, &mount{MountOptions: []string{"upperdir=/etc"}}},
 	} {
 		ps := testPods()
 		ps.Runtimes["runc"] = tt.runtime
@@ -58,7 +58,7 @@ func TestCheckMounts(t *testing.T) {
 			field = "mounts[1]." + field
 		}
 		c := containerConfig("x")
-		c.Mounts = []*mount{{HostPath: "/y", ContainerPath: "/z"}, &tt.m}
+		c.Mounts = []*mount{{HostPath: "/y", ContainerPath: "/z"}, tt.m}
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			refused(t, ps.newPod(newID(), RunRequest{Config: podConfig("a")}).validateContainer(c), field)
 		})
