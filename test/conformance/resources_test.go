@@ -319,3 +319,39 @@ func TestOOMKilledWithoutDaemon(t *testing.T) {
 		}
 	})
 }
+
+// A pod that forks without end is held by the limit that the kubelet gives its
+// cgroup: other pods and the API go on, and it can be ended.
+func TestForkBomb(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		bombs := podConfig(t, "bombs")
+		bombs.Linux.CgroupParent = n.kubepods(t)
+		pids := filepath.Join("/sys/fs/cgroup/pids", bombs.Linux.CgroupParent, "pids.max")
+		if oci.FindControls().Unified {
+			pids = filepath.Join("/sys/fs/cgroup", bombs.Linux.CgroupParent, "pids.max")
+		}
+		if err := os.WriteFile(pids, []byte("150"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		bomb := n.startContainer(t, n.runPod(t, bombs), n.shell("bomb", `trap '' TERM; echo ready; on() { on & on & exit; }; on 2>/dev/null & while :; do wait; done`))
+		n.awaitReady(t, bomb)
+		pod := n.runPod(t, podConfig(t, "web"))
+		other := n.startContainer(t, pod, n.shell("other", forever))
+		for range 5 {
+			if got := n.exec(t, other, "echo", "well"); got != "well" {
+				t.Errorf("another pod says %q", got)
+			}
+			if c := n.container(t, bomb); c.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+				t.Errorf("the bomb is %v", c.GetState())
+			}
+		}
+		n.stopContainer(t, bomb, 0)
+		if c := n.container(t, bomb); c.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED {
+			t.Errorf("the bomb is %v", c.GetState())
+		}
+		if left, err := cgroup.Procs(bombs.Linux.CgroupParent); err != nil || len(left) > 0 {
+			t.Errorf("processes are left: %v, %v", left, err)
+		}
+	})
+}
