@@ -254,9 +254,10 @@ type container struct {
 	*node
 	*Runtime
 	Container
-	spec  *specs.Spec
-	stdin bool
-	log   string
+	spec   *specs.Spec
+	stdin  bool
+	log    string
+	target *Container
 }
 
 // container makes one that runs a shell script; it is removed at the test's
@@ -333,7 +334,7 @@ func (c *container) startFrom(root string) (int, error) {
 	}
 	detached := os.NewFile(uintptr(fd), root)
 	defer detached.Close()
-	return c.Runtime.Start(c.ctx, Start{Container: c.Container, Spec: c.spec, Root: detached, Log: log, Stdin: c.stdin})
+	return c.Runtime.Start(c.ctx, Start{Container: c.Container, Spec: c.spec, Root: detached, Log: log, Stdin: c.stdin, Target: c.target})
 }
 
 func (c *container) openLog() *os.File {

@@ -85,6 +85,10 @@ type Container struct {
 // spec's root.path.
 func (c Container) RootFS() string { return filepath.Join(c.Dir, "rootfs") }
 
+// PIDNS is where the pid namespace of Start.Target is pinned, from Start to
+// Remove; it is what the spec names.
+func (c Container) PIDNS() string { return filepath.Join(c.Dir, "pidns") }
+
 // Start says how a container's process begins. Files are borrowed: Start
 // duplicates what it keeps, the caller closes its own.
 type Start struct {
@@ -93,6 +97,10 @@ type Start struct {
 	Root  *os.File    // detached mount of the root filesystem, attached at RootFS()
 	Log   *os.File    // CRI log, opened for appending; nil: output is read and dropped
 	Stdin bool        // an open stdin; else /dev/null
+
+	// Target is a running container of the same pod whose pid namespace the
+	// process joins; nil: the spec's own.
+	Target *Container
 }
 
 // Exec runs one more process in a running container. The process starts from

@@ -74,7 +74,35 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 		run.Argv = append(run.Argv, "--console-socket", console)
 	}
 	run.Argv = append(run.Argv, s.ID)
-	return r.command(ctx, &run, s.Root)
+	if s.Target == nil {
+		return r.command(ctx, &run, s.Root)
+	}
+	pidns, err := r.openPIDNS(ctx, *s.Target)
+	if err != nil {
+		return 0, fmt.Errorf("join processes of container %s: %w", s.Target.ID, err)
+	}
+	defer pidns.Close()
+	run.PIDNS = s.PIDNS()
+	return r.command(ctx, &run, s.Root, pidns)
+}
+
+// openPIDNS opens the pid namespace of a running container. Its process is
+// looked at by its pid, which is its own as long as the pidfd still reaches it:
+// asked afterwards. ErrNotRunning.
+func (r *Runtime) openPIDNS(ctx context.Context, c Container) (*os.File, error) {
+	st, err := r.state(ctx, c)
+	if err != nil || st.Pid == 0 || st.Exit != nil || st.Gone {
+		return nil, ErrNotRunning
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", st.Pid))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	if err := r.Signal(ctx, c, 0); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
 }
 
 // argv is the runtime's command line. Its messages go to a file in dir: on

@@ -52,7 +52,7 @@ func (r *Runtime) Remove(ctx context.Context, c Container) error {
 			return err
 		}
 	}
-	what := runner.Clear{ID: c.ID, Dir: c.Dir, Cgroup: c.Cgroup, Box: c.ID, Root: c.RootFS()}
+	what := runner.Clear{ID: c.ID, Dir: c.Dir, Cgroup: c.Cgroup, Box: c.ID, Root: c.RootFS(), PIDNS: c.PIDNS()}
 	if err := r.Keeper.CallRunner(ctx, runner.OpClear, what, nil, nil); err != nil {
 		return err
 	}

@@ -38,10 +38,15 @@ func (r *runner) clear(c Clear) error {
 		}
 	}
 	r.out.drop(c.ID)
-	if c.Root == "" {
-		return nil
+	for _, path := range []string{c.PIDNS, c.Root} {
+		if path == "" {
+			continue
+		}
+		if err := detach(path); err != nil {
+			return err
+		}
 	}
-	return detach(c.Root)
+	return nil
 }
 
 // end kills what is in a cgroup and removes it.

@@ -85,6 +85,11 @@ func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 			return Ran{}, err
 		}
 	}
+	if c.PIDNS != "" && !pinned(c.PIDNS) && len(files) > 1 {
+		if err := pin(c.PIDNS, fmt.Sprintf("/proc/self/fd/%d", files[1].Fd())); err != nil {
+			return Ran{}, err
+		}
+	}
 	stdio, err := c.stdio(files)
 	if err != nil {
 		return Ran{}, err

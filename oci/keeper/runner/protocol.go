@@ -32,13 +32,14 @@ const LogFile = "runtime.log"
 type Run struct {
 	ID      string        `json:"id"`
 	Dir     string        `json:"dir"`
-	Argv    []string      `json:"argv"`           // absolute path of the runtime, then its arguments
-	Box     string        `json:"box"`            // of the command, below RuntimesCgroup
-	Timeout time.Duration `json:"timeout"`        // after it the command and what it started are killed
-	Root    string        `json:"root,omitempty"` // where the root filesystem is attached; a detached mount is the first file
-	Stdio   bool          `json:"stdio"`          // stdin, stdout and stderr are the last three files; else the FIFOs in Dir
-	Stdin   bool          `json:"stdin"`          // without Stdio: the FIFO is the standard input; else /dev/null
-	TTY     bool          `json:"tty"`            // no stdio at all: the runtime makes a terminal
+	Argv    []string      `json:"argv"`            // absolute path of the runtime, then its arguments
+	Box     string        `json:"box"`             // of the command, below RuntimesCgroup
+	Timeout time.Duration `json:"timeout"`         // after it the command and what it started are killed
+	Root    string        `json:"root,omitempty"`  // where the root filesystem is attached; a detached mount is the first file
+	PIDNS   string        `json:"pidns,omitempty"` // where a pid namespace is pinned; it is the second file
+	Stdio   bool          `json:"stdio"`           // stdin, stdout and stderr are the last three files; else the FIFOs in Dir
+	Stdin   bool          `json:"stdin"`           // without Stdio: the FIFO is the standard input; else /dev/null
+	TTY     bool          `json:"tty"`             // no stdio at all: the runtime makes a terminal
 	// OOMScoreAdj of the command. Not every runtime sets that of an exec.
 	OOMScoreAdj int  `json:"oomScoreAdj,omitempty"`
 	Again       bool `json:"again"` // asked before, of a runner that died: its command may be under way still
@@ -63,6 +64,7 @@ type Clear struct {
 	Box    string `json:"box"`    // killed whole and removed; empty: none
 	Cgroup string `json:"cgroup"` // killed whole and removed; empty: none
 	Root   string `json:"root"`   // unmounted; empty: none
+	PIDNS  string `json:"pidns"`  // unpinned; empty: none
 }
 
 // Pod says what OpMakePod makes. An empty path leaves a part out.
