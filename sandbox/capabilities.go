@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -34,11 +35,30 @@ func capabilityName(text string) string {
 	return "CAP_" + name
 }
 
-// capabilities returns what a container gets of the available ones, in their
-// order: ALL first, then what is added, then what is dropped. What is added by
-// name must be available.
-func capabilities(want *runtimeapi.Capability, available []string) ([]string, error) {
+// capabilities are the sets of the container's process, in the order of the
+// available ones: ALL first, then what is added, then what is dropped. A
+// privileged container has all of them. What is added by name must be available.
+//
+// Ambient capabilities are what a process that is not root keeps when it
+// executes a program without file capabilities; they are held as if they were
+// added too, and ALL means all that are held otherwise. The kernel takes none as
+// ambient that is not inheritable, so that the inheritable set is the ambient
+// one: empty without them, since an inheritable capability becomes permitted to
+// anyone who executes a file that has it (CVE-2022-24769).
+func capabilities(sc *runtimeapi.LinuxContainerSecurityContext, available []string) (*specs.LinuxCapabilities, error) {
+	want := sc.GetCapabilities()
 	add, drop := capabilityList(want.GetAddCapabilities()), capabilityList(want.GetDropCapabilities())
+	ambient := capabilityList(want.GetAddAmbientCapabilities())
+	if sc.GetPrivileged() {
+		add, drop = []string{allCapabilities}, nil
+	}
+	const at = "linux.security_context.capabilities."
+	if err := checkAvailable(at+"add_capabilities", add, available); err != nil {
+		return nil, err
+	}
+	if err := checkAvailable(at+"add_ambient_capabilities", ambient, available); err != nil {
+		return nil, err
+	}
 	base := defaultCapabilities
 	if slices.Contains(add, allCapabilities) {
 		base = available
@@ -46,18 +66,27 @@ func capabilities(want *runtimeapi.Capability, available []string) ([]string, er
 	if slices.Contains(drop, allCapabilities) {
 		base = nil
 	}
-	for _, name := range add {
-		if name != allCapabilities && !slices.Contains(available, name) {
-			return nil, invalid("linux.security_context.capabilities.add_capabilities", "this node cannot give %s", name)
-		}
-	}
-	var got []string
+	var held, kept []string
 	for _, name := range available {
-		if (slices.Contains(base, name) || slices.Contains(add, name)) && !slices.Contains(drop, name) {
-			got = append(got, name)
+		wanted := slices.Contains(base, name) || slices.Contains(add, name) || slices.Contains(ambient, name)
+		if !wanted || slices.Contains(drop, name) {
+			continue
+		}
+		held = append(held, name)
+		if slices.Contains(ambient, name) || slices.Contains(ambient, allCapabilities) {
+			kept = append(kept, name)
 		}
 	}
-	return got, nil
+	return &specs.LinuxCapabilities{Bounding: held, Effective: held, Permitted: held, Inheritable: kept, Ambient: kept}, nil
+}
+
+func checkAvailable(field string, names, available []string) error {
+	for _, name := range names {
+		if name != allCapabilities && !slices.Contains(available, name) {
+			return invalid(field, "this node cannot give %s", name)
+		}
+	}
+	return nil
 }
 
 func capabilityList(texts []string) []string {

@@ -163,7 +163,7 @@ func (c *Container) describe(ctx context.Context, img *image.Image) (spec *specs
 		return nil, fmt.Errorf("make root: %w", err)
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	facts, err := gather(c.config, c.pod.hostname(), img, root, c.pod.pods.node)
+	facts, err := gather(c.pod.config, c.config, c.pod.hostname(), img, root, c.pod.pods.node)
 	if err != nil {
 		return nil, err
 	}

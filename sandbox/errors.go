@@ -22,16 +22,29 @@ var (
 	ErrPreempted = errors.New("pre-empted by a stop or remove")
 	// ErrClosed: the daemon is going away; the next one finishes what began.
 	ErrClosed = errors.New("the daemon is stopping")
+
+	// What this kernel lacks, behind the InvalidError that refuses it.
+	ErrNoSeccomp  = errors.New("this kernel cannot filter system calls (CONFIG_SECCOMP_FILTER)")
+	ErrNoAppArmor = errors.New("AppArmor is not enabled in this kernel")
+	ErrNoSELinux  = errors.New("SELinux is not enabled in this kernel")
 )
 
 // InvalidError says that a field of a config cannot be honoured.
 type InvalidError struct {
 	Field  string // proto path within the config, e.g. "linux.security_context.privileged"
 	Reason string // what is wrong with it, and what to do
+	Err    error  // what callers tell apart, or nil
 }
 
 func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
 
+func (e *InvalidError) Unwrap() error { return e.Err }
+
 func invalid(field, format string, args ...any) error {
 	return &InvalidError{Field: field, Reason: fmt.Sprintf(format, args...)}
+}
+
+// unsupported refuses a field for what this machine lacks.
+func unsupported(field string, err error) error {
+	return &InvalidError{Field: field, Reason: err.Error() + "; leave it out", Err: err}
 }

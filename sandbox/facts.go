@@ -22,11 +22,17 @@ type Facts struct {
 	OOMScoreAdj  int
 	Controls     oci.Controls
 	Devices      [][]specs.LinuxDevice // of the config's devices, in their order, with their paths in the container
+
+	SeccompProfile []byte              // JSON of the profile on the node that the config names
+	AppArmor       string              // loaded profile; "": none
+	ProcessLabel   string              // SELinux context of the process; "": none
+	MountLabel     string              // SELinux context of files made for it; "": none
+	NodeDevices    []specs.LinuxDevice // all of the node's, for a privileged container
 }
 
-// gather collects the facts for a container whose root is root, a detached
-// mount.
-func gather(config *runtimeapi.ContainerConfig, hostname string, img *image.Image, root *os.File, n node) (Facts, error) {
+// gather collects the facts for a container of pod whose root is root, a
+// detached mount.
+func gather(pod *runtimeapi.PodSandboxConfig, config *runtimeapi.ContainerConfig, hostname string, img *image.Image, root *os.File, n node) (Facts, error) {
 	facts := Facts{
 		Image:        img.Config.Config,
 		Hostname:     hostname,
@@ -42,8 +48,31 @@ func gather(config *runtimeapi.ContainerConfig, hostname string, img *image.Imag
 	if facts.Devices, err = hostDevices(config.GetDevices()); err != nil {
 		return Facts{}, err
 	}
-	if facts.User, err = findUser(config.GetLinux().GetSecurityContext(), img.Config.Config.User, root); err != nil {
+	sc := config.GetLinux().GetSecurityContext()
+	if facts.User, err = findUser(withPodGroups(sc, pod.GetLinux().GetSecurityContext()), img.Config.Config.User, root); err != nil {
+		return Facts{}, err
+	}
+	if err := facts.confine(sc, n); err != nil {
 		return Facts{}, err
 	}
 	return facts, nil
+}
+
+// confine adds what the host knows of the profiles and labels that sc asks for,
+// and of the devices that a privileged container gets instead.
+func (f *Facts) confine(sc *runtimeapi.LinuxContainerSecurityContext, n node) (err error) {
+	const at = "linux.security_context."
+	if f.SeccompProfile, err = readSeccomp(at, sc); err != nil {
+		return err
+	}
+	if f.AppArmor, err = n.appArmorProfile(at, sc); err != nil {
+		return err
+	}
+	if f.ProcessLabel, f.MountLabel, err = selinuxLabels(sc); err != nil {
+		return err
+	}
+	if sc.GetPrivileged() {
+		f.NodeDevices, err = nodeDevices()
+	}
+	return err
 }

@@ -22,6 +22,9 @@ type node struct {
 	noFile       uint64   // RLIMIT_NOFILE
 	leastOOM     int      // least oom_score_adj that may be set
 	controls     oci.Controls
+	seccomp      bool // the kernel filters system calls
+	appArmor     bool // AppArmor is enabled
+	selinux      bool // SELinux is enabled
 }
 
 // defaultNoFile is what servers of files and connections have come to expect.
@@ -38,7 +41,10 @@ func lookAround(noFile uint64) (node, error) {
 	if err != nil {
 		return node{}, err
 	}
-	n := node{hostname: hostname, leastOOM: -1000, controls: oci.FindControls()}
+	n := node{
+		hostname: hostname, leastOOM: -1000, controls: oci.FindControls(),
+		seccomp: hasSeccomp(), appArmor: hasAppArmor(), selinux: hasSELinux(),
+	}
 	for bit, name := range capabilityNames {
 		if mask&(1<<bit) != 0 {
 			n.capabilities = append(n.capabilities, name)

@@ -24,21 +24,31 @@ func Spec(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts 
 		return nil, err
 	}
 	sc := config.GetLinux().GetSecurityContext()
-	return &specs.Spec{
+	seccomp, err := seccompRules("linux.security_context.", sc, process.Capabilities.Bounding, facts.SeccompProfile)
+	if err != nil {
+		return nil, err
+	}
+	spec := &specs.Spec{
 		Process: process,
 		Root:    &specs.Root{Path: c.RootFS(), Readonly: sc.GetReadonlyRootfs()},
 		Mounts:  mounts(p, config, facts.HostPaths),
 		Linux: &specs.Linux{
 			CgroupsPath:   c.Cgroup,
-			Namespaces:    namespaces(p, sc.GetNamespaceOptions()),
+			Namespaces:    namespaces(p, c, sc.GetNamespaceOptions()),
 			MaskedPaths:   sc.GetMaskedPaths(),
 			ReadonlyPaths: sc.GetReadonlyPaths(),
+			Seccomp:       seccomp,
+			MountLabel:    facts.MountLabel,
 			Resources:     allowed(config, facts),
 			Devices:       slices.Concat(facts.Devices...),
 
 			RootfsPropagation: rootPropagation(config.GetMounts()),
 		},
-	}, nil
+	}
+	if sc.GetPrivileged() {
+		privilege(spec, facts.NodeDevices)
+	}
+	return spec, nil
 }
 
 func process(config *runtimeapi.ContainerConfig, facts Facts) (*specs.Process, error) {
@@ -51,21 +61,21 @@ func process(config *runtimeapi.ContainerConfig, facts Facts) (*specs.Process, e
 		return nil, err
 	}
 	sc := config.GetLinux().GetSecurityContext()
-	caps, err := capabilities(sc.GetCapabilities(), facts.Capabilities)
+	caps, err := capabilities(sc, facts.Capabilities)
 	if err != nil {
 		return nil, err
 	}
 	return &specs.Process{
-		Terminal: config.GetTty(),
-		User:     facts.User,
-		Args:     args,
-		Env:      environment(config, facts),
-		Cwd:      cwd,
-		// Neither inheritable nor ambient: a process that is not root holds
-		// capabilities only through its files.
-		Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		Terminal:        config.GetTty(),
+		User:            facts.User,
+		Args:            args,
+		Env:             environment(config, facts),
+		Cwd:             cwd,
+		Capabilities:    caps,
 		Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: facts.NoFile, Soft: facts.NoFile}},
 		NoNewPrivileges: sc.GetNoNewPrivs(),
+		ApparmorProfile: facts.AppArmor,
+		SelinuxLabel:    facts.ProcessLabel,
 		OOMScoreAdj:     &facts.OOMScoreAdj, // always: a runtime without it inherits the daemon's
 	}, nil
 }
@@ -128,7 +138,7 @@ func environment(config *runtimeapi.ContainerConfig, facts Facts) []string {
 }
 
 // namespaces: the pod's by path; none where it is the host's.
-func namespaces(p oci.Pod, options *runtimeapi.NamespaceOption) []specs.LinuxNamespace {
+func namespaces(p oci.Pod, c oci.Container, options *runtimeapi.NamespaceOption) []specs.LinuxNamespace {
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
 	if !p.HostNet {
 		list = append(list,
@@ -140,6 +150,8 @@ func namespaces(p oci.Pod, options *runtimeapi.NamespaceOption) []specs.LinuxNam
 	}
 	switch {
 	case options.GetPid() == runtimeapi.NamespaceMode_NODE:
+	case options.GetPid() == runtimeapi.NamespaceMode_TARGET:
+		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: c.PIDNS()})
 	case p.SharedPID && (options == nil || options.GetPid() == runtimeapi.NamespaceMode_POD):
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: p.PIDNS()})
 	default:

@@ -29,6 +29,9 @@ func testFacts() Facts {
 		Capabilities: slices.DeleteFunc(slices.Clone(capabilityNames), func(c string) bool { return c == "CAP_SYS_RESOURCE" }),
 		NoFile:       4096,
 		Controls:     oci.Controls{Unified: true, Swap: true, HugePages: true, PageSizes: []string{"2MB", "1GB"}},
+
+		SeccompProfile: []byte(`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}]}`),
+		NodeDevices:    []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}},
 	}
 }
 
@@ -52,8 +55,11 @@ func TestSpec(t *testing.T) {
 		"host":    node,
 		"mounts":  func(p *oci.Pod) { p.SharedPID = true },
 		"own-pid": func(p *oci.Pod) { p.SharedPID = true },
+		"target":  func(p *oci.Pod) { p.SharedPID = true },
 
-		"resources": func(*oci.Pod) {},
+		"resources":  func(*oci.Pod) {},
+		"confined":   func(*oci.Pod) {},
+		"privileged": func(*oci.Pod) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("testdata", "spec", name+".json")
@@ -67,6 +73,10 @@ func TestSpec(t *testing.T) {
 			}
 			p, facts := testPod(), testFacts()
 			pod(&p)
+			if name == "confined" {
+				facts.AppArmor = "profile"
+				facts.ProcessLabel, facts.MountLabel = "u:r:container_t:s0:c1,c2", "u:r:container_file_t:s0:c1,c2"
+			}
 			for _, m := range config.GetMounts() {
 				facts.HostPaths = append(facts.HostPaths, "/resolved"+m.GetHostPath())
 			}
@@ -118,40 +128,6 @@ func TestCommand(t *testing.T) {
 		got, err := command(config, testFacts())
 		if err != nil || strings.Join(got, " ") != tt.want {
 			t.Errorf("%q %q: %q, %v, want %q", tt.command, tt.args, got, err, tt.want)
-		}
-	}
-}
-
-func TestCapabilities(t *testing.T) {
-	available := testFacts().Capabilities
-	for _, tt := range []struct {
-		name      string
-		add, drop []string
-		want      []string // that are there
-		not       []string // that are not
-		n         int
-	}{
-		{"default", nil, nil, []string{"CAP_CHOWN", "CAP_AUDIT_WRITE"}, []string{"CAP_SYS_ADMIN"}, 14},
-		{"add", []string{"net_admin", "CAP_SYS_TIME"}, nil, []string{"CAP_NET_ADMIN", "CAP_SYS_TIME"}, nil, 16},
-		{"drop", nil, []string{"CHOWN", "cap_kill"}, nil, []string{"CAP_CHOWN", "CAP_KILL"}, 12},
-		{"drop all", nil, []string{"ALL"}, nil, nil, 0},
-		{"drop all, add one", []string{"CHOWN"}, []string{"all"}, []string{"CAP_CHOWN"}, nil, 1},
-		{"add all", []string{"ALL"}, nil, []string{"CAP_SYS_ADMIN"}, []string{"CAP_SYS_RESOURCE"}, len(available)},
-		{"add all, drop one", []string{"ALL"}, []string{"SYS_ADMIN"}, nil, []string{"CAP_SYS_ADMIN"}, len(available) - 1},
-	} {
-		got, err := capabilities(&runtimeapi.Capability{AddCapabilities: tt.add, DropCapabilities: tt.drop}, available)
-		if err != nil || len(got) != tt.n {
-			t.Errorf("%s: %d %v, %v", tt.name, len(got), got, err)
-		}
-		for _, c := range tt.want {
-			if !slices.Contains(got, c) {
-				t.Errorf("%s: no %s", tt.name, c)
-			}
-		}
-		for _, c := range tt.not {
-			if slices.Contains(got, c) {
-				t.Errorf("%s: %s", tt.name, c)
-			}
 		}
 	}
 }

@@ -95,7 +95,11 @@ func (c *Container) launch(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s := oci.Start{Container: c.oci(), Spec: spec, Stdin: c.config.GetStdin()}
+	target, err := c.target()
+	if err != nil {
+		return err
+	}
+	s := oci.Start{Container: c.oci(), Spec: spec, Stdin: c.config.GetStdin(), Target: target}
 	defer func() { err = errors.Join(err, closeFiles(s.Root, s.Log)) }()
 	err = w.effect(ctx, "images.Root", func() (err error) {
 		s.Root, err = ps.Images.Root(ctx, c.id, &image.Image{ID: rec.Image.ID, Layers: rec.Image.Layers})
@@ -129,6 +133,23 @@ func (c *Container) launch(ctx context.Context) (err error) {
 	}
 	c.watch()
 	return nil
+}
+
+// target is the container whose processes this one sees; nil: it has a pid
+// namespace of its own, or the pod's, or the host's.
+func (c *Container) target() (*oci.Container, error) {
+	ns := c.config.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if ns.GetPid() != runtimeapi.NamespaceMode_TARGET {
+		return nil, nil
+	}
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	target := c.pod.containers[ns.GetTargetId()]
+	if target == nil {
+		return nil, fmt.Errorf("target container %s: %w", ns.GetTargetId(), ErrNotRunning)
+	}
+	at := target.oci()
+	return &at, nil
 }
 
 // openLog opens the container's log, nil if it has none.

@@ -63,6 +63,18 @@ func findUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, ro
 	return found, nil
 }
 
+// withPodGroups adds to sc the groups that the pod gives to the first process of
+// each of its containers. Either of them may insist on no others.
+func withPodGroups(sc *runtimeapi.LinuxContainerSecurityContext, pod *runtimeapi.LinuxSandboxSecurityContext) *runtimeapi.LinuxContainerSecurityContext {
+	return &runtimeapi.LinuxContainerSecurityContext{
+		RunAsUser:                sc.GetRunAsUser(),
+		RunAsUsername:            sc.GetRunAsUsername(),
+		RunAsGroup:               sc.GetRunAsGroup(),
+		SupplementalGroups:       slices.Concat(sc.GetSupplementalGroups(), pod.GetSupplementalGroups()),
+		SupplementalGroupsPolicy: max(sc.GetSupplementalGroupsPolicy(), pod.GetSupplementalGroupsPolicy()),
+	}
+}
+
 // lookUp resolves a user and an optional group, each a number or a name, in the
 // accounts of the image.
 func lookUp(rootDir *os.File, user, group string) (found specs.User, err error) {

@@ -39,8 +39,8 @@ func firstError(checks ...func() error) error {
 // validatePod accepts what is honoured and refuses everything else by name.
 //
 // Accepted without an effect: what concerns only the process of a pause
-// container, which there is none of (the other fields of
-// linux.security_context); port mappings of a pod on the host's network, whose
+// container, which there is none of (run_as_user, run_as_group, readonly_rootfs,
+// seccomp, apparmor and selinux_options of linux.security_context); port mappings of a pod on the host's network, whose
 // ports are the host's already; linux.overhead and linux.resources, which are
 // the kubelet's to enforce on the pod's cgroup.
 func (ps *Pods) validatePod(req RunRequest) error {
@@ -70,6 +70,7 @@ func (ps *Pods) validatePod(req RunRequest) error {
 		func() error { return checkDNS(c.GetDnsConfig()) },
 		func() error { return checkPorts(c.GetPortMappings()) },
 		func() error { return checkPodLinux(c.GetLinux()) },
+		func() error { return ps.node.checkPodSecurity(c.GetLinux().GetSecurityContext()) },
 		func() error {
 			if c.GetWindows() != nil {
 				return invalid("windows", "this is Linux")
@@ -201,13 +202,8 @@ func checkPodLinux(l *runtimeapi.LinuxPodSandboxConfig) error {
 		return invalid(at+"namespace_options.pid", "is not POD, CONTAINER or NODE")
 	case ns.GetTargetId() != "":
 		return invalid(at+"namespace_options.target_id", "is not for pods")
-	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil:
-		return invalid(at+"run_as_group", "needs run_as_user")
 	}
 	if err := checkUserNamespace(at, ns.GetUsernsOptions()); err != nil {
-		return err
-	}
-	if err := checkSELinux(at, sc.GetSelinuxOptions()); err != nil {
 		return err
 	}
 	return checkSysctls(l.GetSysctls(), ns)
@@ -216,13 +212,6 @@ func checkPodLinux(l *runtimeapi.LinuxPodSandboxConfig) error {
 func checkUserNamespace(at string, u *runtimeapi.UserNamespace) error {
 	if u != nil && (u.GetMode() != runtimeapi.NamespaceMode_NODE || len(u.GetUids())+len(u.GetGids()) > 0) {
 		return invalid(at+"namespace_options.userns_options", "user namespaces are not supported; use mode NODE without mappings")
-	}
-	return nil
-}
-
-func checkSELinux(at string, o *runtimeapi.SELinuxOption) error {
-	if o.GetUser()+o.GetRole()+o.GetType()+o.GetLevel() != "" {
-		return invalid(at+"selinux_options", "SELinux is not supported; leave it out")
 	}
 	return nil
 }

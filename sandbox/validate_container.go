@@ -35,7 +35,7 @@ func (p *Pod) validateContainer(c *runtimeapi.ContainerConfig) error {
 		func() error { return checkStdio(c) },
 		func() error { return checkUnsupported(c) },
 		func() error { return p.checkNamespaces(c.GetLinux().GetSecurityContext().GetNamespaceOptions()) },
-		func() error { return checkSecurity(c.GetLinux().GetSecurityContext()) },
+		func() error { return p.checkSecurity(c.GetLinux().GetSecurityContext()) },
 		func() error { return p.checkResources(c.GetLinux().GetResources()) },
 	)
 }
@@ -93,7 +93,7 @@ func checkUnsupported(c *runtimeapi.ContainerConfig) error {
 }
 
 // checkNamespaces: a container lives in its pod's namespaces. Only its pid
-// namespace may be its own where the pod shares one.
+// namespace may be its own where the pod shares one, or another container's.
 func (p *Pod) checkNamespaces(ns *runtimeapi.NamespaceOption) error {
 	if ns == nil {
 		return nil
@@ -106,99 +106,13 @@ func (p *Pod) checkNamespaces(ns *runtimeapi.NamespaceOption) error {
 	case ns.GetIpc() != pod.GetIpc():
 		return invalid(at+"ipc", "%s is not the pod's %s", ns.GetIpc(), pod.GetIpc())
 	case ns.GetPid() == runtimeapi.NamespaceMode_TARGET:
-		return invalid(at+"pid", "TARGET is not supported")
+		if err := p.checkTarget(at+"target_id", ns.GetTargetId()); err != nil {
+			return err
+		}
 	case ns.GetPid() != pod.GetPid() && ns.GetPid() != runtimeapi.NamespaceMode_CONTAINER:
 		return invalid(at+"pid", "%s is not the pod's %s", ns.GetPid(), pod.GetPid())
 	case ns.GetTargetId() != "":
-		return invalid(at+"target_id", "is not supported")
+		return invalid(at+"target_id", "is for pid TARGET alone")
 	}
 	return checkUserNamespace("linux.security_context.", ns.GetUsernsOptions())
-}
-
-func checkSecurity(sc *runtimeapi.LinuxContainerSecurityContext) error {
-	const at = "linux.security_context."
-	switch {
-	case sc.GetPrivileged():
-		return invalid(at+"privileged", "is not supported")
-	case sc.GetRunAsUser() != nil && sc.GetRunAsUsername() != "":
-		return invalid(at+"run_as_username", "is given together with run_as_user; one of them must go")
-	case sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "":
-		return invalid(at+"run_as_group", "needs run_as_user or run_as_username")
-	case sc.GetApparmorProfile() != "":
-		return invalid(at+"apparmor_profile", "is deprecated and not supported; use apparmor")
-	case sc.GetSeccompProfilePath() != "":
-		return invalid(at+"seccomp_profile_path", "is deprecated and not supported; use seccomp")
-	}
-	return firstError(
-		func() error { return checkIDs(at, sc) },
-		func() error { return checkCapabilities(at+"capabilities.", sc.GetCapabilities()) },
-		func() error { return checkSELinux(at, sc.GetSelinuxOptions()) },
-		func() error { return checkProfile(at+"seccomp", sc.GetSeccomp()) },
-		func() error { return checkProfile(at+"apparmor", sc.GetApparmor()) },
-		func() error { return checkPaths(at+"masked_paths", sc.GetMaskedPaths()) },
-		func() error { return checkPaths(at+"readonly_paths", sc.GetReadonlyPaths()) },
-	)
-}
-
-func checkIDs(at string, sc *runtimeapi.LinuxContainerSecurityContext) error {
-	if err := checkID(at+"run_as_user", sc.GetRunAsUser().GetValue()); err != nil {
-		return err
-	}
-	if err := checkID(at+"run_as_group", sc.GetRunAsGroup().GetValue()); err != nil {
-		return err
-	}
-	for i, gid := range sc.GetSupplementalGroups() {
-		if err := checkID(fmt.Sprintf("%ssupplemental_groups[%d]", at, i), gid); err != nil {
-			return err
-		}
-	}
-	if name := sc.GetRunAsUsername(); name != "" && strings.ContainsAny(name, ":\n\x00") {
-		return invalid(at+"run_as_username", "%q is not the name of a user", name)
-	}
-	if p := sc.GetSupplementalGroupsPolicy(); p != runtimeapi.SupplementalGroupsPolicy_Merge && p != runtimeapi.SupplementalGroupsPolicy_Strict {
-		return invalid(at+"supplemental_groups_policy", "%d is not Merge or Strict", p)
-	}
-	return nil
-}
-
-func checkID(field string, id int64) error {
-	if id < 0 || id > maxID {
-		return invalid(field, "%d is not between 0 and %d", id, maxID)
-	}
-	return nil
-}
-
-func checkCapabilities(at string, c *runtimeapi.Capability) error {
-	if len(c.GetAddAmbientCapabilities()) > 0 {
-		return invalid(at+"add_ambient_capabilities", "are not supported")
-	}
-	if err := checkCapabilityNames(at+"add_capabilities", c.GetAddCapabilities()); err != nil {
-		return err
-	}
-	return checkCapabilityNames(at+"drop_capabilities", c.GetDropCapabilities())
-}
-
-func checkCapabilityNames(field string, texts []string) error {
-	for _, text := range texts {
-		if name := capabilityName(text); name != allCapabilities && !slices.Contains(capabilityNames, name) {
-			return invalid(field, "%.100q is no capability", text)
-		}
-	}
-	return nil
-}
-
-func checkProfile(field string, p *runtimeapi.SecurityProfile) error {
-	if p != nil && p.GetProfileType() != runtimeapi.SecurityProfile_Unconfined {
-		return invalid(field, "profile %s is not supported; use Unconfined", p.GetProfileType())
-	}
-	return nil
-}
-
-func checkPaths(field string, paths []string) error {
-	for i, p := range paths {
-		if err := checkPath(fmt.Sprintf("%s[%d]", field, i), p); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -48,7 +48,7 @@ func refused(t *testing.T, err error, field string) {
 }
 
 func testPods() *Pods {
-	return &Pods{DefaultRuntime: "runc", Runtimes: map[string]Runtime{"runc": nil}, node: node{hostname: "node"}}
+	return &Pods{DefaultRuntime: "runc", Runtimes: map[string]Runtime{"runc": nil}, node: node{hostname: "node", seccomp: true}}
 }
 
 func TestValidatePod(t *testing.T) {
@@ -121,6 +121,14 @@ func TestValidatePod(t *testing.T) {
 		{sc + "namespace_options.userns_options", ns(&nsOpt{UsernsOptions: &runtimeapi.UserNamespace{Mode: nsPod}})},
 		{sc + "run_as_group", func(c *podC) { podLinux(c).SecurityContext.RunAsGroup = &runtimeapi.Int64Value{} }},
 		{sc + "selinux_options", func(c *podC) { podLinux(c).SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"} }},
+		{sc + "run_as_user", func(c *podC) { podLinux(c).SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: -1} }},
+		{sc + "supplemental_groups[0]", func(c *podC) { podLinux(c).SecurityContext.SupplementalGroups = []int64{1 << 31} }},
+		{sc + "supplemental_groups_policy", func(c *podC) { podLinux(c).SecurityContext.SupplementalGroupsPolicy = 7 }},
+		{sc + "seccomp.profile_type", func(c *podC) { podLinux(c).SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: 3} }},
+		{sc + "seccomp_profile_path", func(c *podC) { podLinux(c).SecurityContext.SeccompProfilePath = "default" }},
+		{sc + "apparmor", func(c *podC) {
+			podLinux(c).SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "x"}
+		}},
 		{"windows", func(c *podC) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} }},
 	} {
 		c := podConfig("a")
@@ -196,23 +204,19 @@ func TestValidateContainer(t *testing.T) {
 		{sc + "run_as_group", security(func(s *ctrSC) { s.RunAsUser, s.RunAsGroup = id(0), id(1<<32) })},
 		{sc + "supplemental_groups[1]", security(func(s *ctrSC) { s.SupplementalGroups = []int64{1, 1 << 32} })},
 		{sc + "supplemental_groups_policy", security(func(s *ctrSC) { s.SupplementalGroupsPolicy = 2 })},
+		{"", security(func(s *ctrSC) { s.Capabilities = &runtimeapi.Capability{AddAmbientCapabilities: []string{"KILL"}} })},
 		{sc + "capabilities.add_ambient_capabilities", security(func(s *ctrSC) {
-			s.Capabilities = &runtimeapi.Capability{AddAmbientCapabilities: []string{"KILL"}}
+			s.Capabilities = &runtimeapi.Capability{AddAmbientCapabilities: []string{"FLY"}}
+		})},
+		{sc + "capabilities.add_ambient_capabilities", security(func(s *ctrSC) {
+			s.Capabilities = &runtimeapi.Capability{AddAmbientCapabilities: []string{"KILL"}, DropCapabilities: []string{"CAP_kill"}}
 		})},
 		{sc + "capabilities.add_capabilities", security(func(s *ctrSC) { s.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"FLY"}} })},
 		{sc + "capabilities.drop_capabilities", security(func(s *ctrSC) { s.Capabilities = &runtimeapi.Capability{DropCapabilities: []string{""}} })},
 		{"", security(func(s *ctrSC) { s.Capabilities = &runtimeapi.Capability{DropCapabilities: []string{"all"}} })},
-		{sc + "seccomp", security(func(s *ctrSC) { s.Seccomp = &runtimeapi.SecurityProfile{} })},
-		{sc + "apparmor", security(func(s *ctrSC) {
-			s.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
-		})},
-		{"", security(func(s *ctrSC) {
-			s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
-		})},
-		{sc + "seccomp_profile_path", security(func(s *ctrSC) { s.SeccompProfilePath = "unconfined" })},
-		{sc + "apparmor_profile", security(func(s *ctrSC) { s.ApparmorProfile = "x" })},
 		{sc + "selinux_options", security(func(s *ctrSC) { s.SelinuxOptions = &runtimeapi.SELinuxOption{Type: "t"} })},
 		{sc + "masked_paths[0]", security(func(s *ctrSC) { s.MaskedPaths = []string{"proc"} })},
+		{sc + "masked_paths[0]", security(func(s *ctrSC) { s.MaskedPaths = []string{"/"} })},
 		{sc + "readonly_paths[1]", security(func(s *ctrSC) { s.ReadonlyPaths = []string{"/proc", "/a/.."} })},
 
 		{"", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{} })},
@@ -220,7 +224,8 @@ func TestValidateContainer(t *testing.T) {
 		{ns + "network", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Network: nsNode} })},
 		{ns + "ipc", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Ipc: nsNode} })},
 		{ns + "pid", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Pid: nsNode} })},
-		{ns + "pid", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Pid: nsTarget} })},
+		{ns + "target_id", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Pid: nsTarget} })},
+		{ns + "target_id", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Pid: nsTarget, TargetId: "../" + newID()} })},
 		{ns + "target_id", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{TargetId: "x"} })},
 		{ns + "userns_options", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{UsernsOptions: &runtimeapi.UserNamespace{}} })},
 	} {

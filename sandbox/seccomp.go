@@ -1,0 +1,191 @@
+package sandbox
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/moby/profiles/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// maxSeccompProfile bounds the file of a profile, in bytes.
+const maxSeccompProfile = 1 << 20
+
+// A confinement is the profile that a container is to have, never nil, and the
+// field that asks for it.
+type confinement struct {
+	*runtimeapi.SecurityProfile
+	field string
+}
+
+// confine reads a profile, or the deprecated text that stands for one where
+// there is none. Without either the container is not confined.
+func confine(at, name string, p *runtimeapi.SecurityProfile, deprecated, text string) (confinement, error) {
+	if p != nil {
+		return confinement{p, at + name}, nil
+	}
+	c := confinement{&runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, at + deprecated}
+	ref, local := strings.CutPrefix(text, "localhost/")
+	switch {
+	case text == "" || text == "unconfined":
+	case text == "runtime/default" || text == "docker/default":
+		c.ProfileType = runtimeapi.SecurityProfile_RuntimeDefault
+	case local:
+		c.ProfileType, c.LocalhostRef = runtimeapi.SecurityProfile_Localhost, ref
+	default:
+		return c, invalid(c.field, "%.200q is not runtime/default, unconfined or localhost/…", text)
+	}
+	return c, nil
+}
+
+// refField is the field that holds the name of the profile on the node.
+func (c confinement) refField() string {
+	if strings.HasSuffix(c.field, "_profile") || strings.HasSuffix(c.field, "_path") {
+		return c.field
+	}
+	return c.field + ".localhost_ref"
+}
+
+// check judges the parts of a profile by one another.
+func (c confinement) check() error {
+	switch c.GetProfileType() {
+	case runtimeapi.SecurityProfile_RuntimeDefault, runtimeapi.SecurityProfile_Unconfined:
+		if c.GetLocalhostRef() != "" {
+			return invalid(c.refField(), "is for profile_type Localhost alone")
+		}
+	case runtimeapi.SecurityProfile_Localhost:
+		if c.GetLocalhostRef() == "" {
+			return invalid(c.refField(), "is required for profile_type Localhost")
+		}
+	default:
+		return invalid(c.field+".profile_type", "%d is not RuntimeDefault, Unconfined or Localhost", c.GetProfileType())
+	}
+	return nil
+}
+
+func hasSeccomp() bool {
+	_, err := os.Stat("/proc/sys/kernel/seccomp/actions_avail")
+	return err == nil
+}
+
+func seccompOf(at string, sc *runtimeapi.LinuxContainerSecurityContext) (confinement, error) {
+	return confine(at, "seccomp", sc.GetSeccomp(), "seccomp_profile_path", sc.GetSeccompProfilePath())
+}
+
+func (n node) checkSeccomp(at string, sc *runtimeapi.LinuxContainerSecurityContext) error {
+	c, err := seccompOf(at, sc)
+	if err != nil {
+		return err
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	if c.GetProfileType() == runtimeapi.SecurityProfile_Localhost {
+		if err := checkPath(c.refField(), c.GetLocalhostRef()); err != nil {
+			return err
+		}
+	}
+	if c.GetProfileType() != runtimeapi.SecurityProfile_Unconfined && !sc.GetPrivileged() && !n.seccomp {
+		return unsupported(c.field, ErrNoSeccomp)
+	}
+	return nil
+}
+
+// readSeccomp reads the profile of the node that a validated sc names; nil if it
+// names none.
+func readSeccomp(at string, sc *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
+	c, err := seccompOf(at, sc)
+	if err != nil || c.GetProfileType() != runtimeapi.SecurityProfile_Localhost || sc.GetPrivileged() {
+		return nil, err
+	}
+	text, err := readProfile(c.GetLocalhostRef())
+	if err != nil {
+		return nil, invalid(c.refField(), "%v", err)
+	}
+	return text, nil
+}
+
+// readProfile reads a regular file. Opening it must not wait for what a FIFO of
+// that name has at its other end.
+func readProfile(path string) (text []byte, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	text, err = io.ReadAll(io.LimitReader(f, maxSeccompProfile+1))
+	if err == nil && len(text) > maxSeccompProfile {
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxSeccompProfile)
+	}
+	return text, err
+}
+
+// seccompRules are the system calls that a process with these capabilities may
+// make; nil: all. The default profile is moby's. Of the machine they depend on
+// its architecture and the version of its kernel.
+func seccompRules(at string, sc *runtimeapi.LinuxContainerSecurityContext, capabilities []string, local []byte) (*specs.LinuxSeccomp, error) {
+	c, err := seccompOf(at, sc)
+	if err != nil || sc.GetPrivileged() {
+		return nil, err
+	}
+	held := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: capabilities}}}
+	var rules *specs.LinuxSeccomp
+	switch c.GetProfileType() {
+	case runtimeapi.SecurityProfile_RuntimeDefault:
+		rules, err = seccomp.GetDefaultProfile(held)
+	case runtimeapi.SecurityProfile_Localhost:
+		if err = checkProfileText(local); err == nil {
+			rules, err = seccomp.LoadProfile(string(local), held)
+		}
+	}
+	if err != nil {
+		return nil, invalid(c.refField(), "%.200q: %v", c.GetLocalhostRef(), err)
+	}
+	return rules, nil
+}
+
+var seccompActions = []specs.LinuxSeccompAction{
+	specs.ActAllow, specs.ActErrno, specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActLog, specs.ActNotify, specs.ActTrace, specs.ActTrap,
+}
+
+// checkProfileText refuses what a reader of profiles passes over: fields that it
+// does not know, so that a rule written with a slip is no rule, and a profile
+// without a default action, which it takes for none at all.
+func checkProfileText(text []byte) error {
+	var profile seccomp.Seccomp
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&profile); err != nil {
+		return fmt.Errorf("parse seccomp profile: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("parse seccomp profile: something follows the object")
+	}
+	if !slices.Contains(seccompActions, profile.DefaultAction) {
+		return fmt.Errorf("defaultAction %.100q is unknown", profile.DefaultAction)
+	}
+	for i, call := range profile.Syscalls {
+		switch {
+		case call == nil || len(call.Names) == 0:
+			return fmt.Errorf("syscalls[%d] names no system call", i)
+		case !slices.Contains(seccompActions, call.Action):
+			return fmt.Errorf("syscalls[%d].action %.100q is unknown", i, call.Action)
+		}
+	}
+	return nil
+}
