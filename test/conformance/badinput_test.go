@@ -128,9 +128,17 @@ func TestInvalidContainers(t *testing.T) {
 			"add_capabilities": func(c *config) {
 				c.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"EVERYTHING"}}
 			},
-			"seccomp":               func(c *config) { c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{} },
-			"memory_limit_in_bytes": func(c *config) { c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 20} },
-			"stop_signal":           func(c *config) { c.StopSignal = 1000 },
+			"seccomp.localhost_ref": func(c *config) {
+				c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: localhost, LocalhostRef: "/no/such/profile"}
+			},
+			"seccomp_profile_path": func(c *config) { c.Linux.SecurityContext.SeccompProfilePath = "localhost/relative" },
+			"masked_paths[0]":      func(c *config) { c.Linux.SecurityContext.MaskedPaths = []string{"/"} },
+			"add_ambient_capabilities": func(c *config) {
+				c.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddAmbientCapabilities: []string{"KILL"}, DropCapabilities: []string{"KILL"}}
+			},
+			"supplemental_groups[0]": func(c *config) { c.Linux.SecurityContext.SupplementalGroups = []int64{1 << 31} },
+			"memory_limit_in_bytes":  func(c *config) { c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1 << 20} },
+			"stop_signal":            func(c *config) { c.StopSignal = 1000 },
 		} {
 			c := n.shell("bad", "true")
 			change(c)

@@ -286,9 +286,14 @@ var buildPrograms = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
-// busyboxLayer has every applet of the machine's static busybox, two accounts
-// and the directories that a container mounts on.
 func busyboxLayer(t *testing.T) []byte {
+	t.Helper()
+	return registry.Layer(t, busyboxFiles(t)...)
+}
+
+// busyboxFiles are every applet of the machine's static busybox, two accounts
+// and the directories that a container mounts on.
+func busyboxFiles(t *testing.T) []registry.Entry {
 	t.Helper()
 	path := leak.NeedTool(t, "busybox")
 	program, err := os.ReadFile(path)
@@ -308,8 +313,7 @@ func busyboxLayer(t *testing.T) []byte {
 	for _, dir := range []string{"dev", "etc", "proc", "sys"} {
 		entries = append(entries, registry.Dir(dir, 0o755))
 	}
-	entries = append(entries, registry.Dir("tmp", 0o1777),
+	return append(entries, registry.Dir("tmp", 0o1777),
 		registry.File("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/:/bin/sh\n"),
 		registry.File("etc/group", 0o644, "root:x:0:\nweb:x:1000:\nextra:x:2000:web\n"))
-	return registry.Layer(t, entries...)
 }
