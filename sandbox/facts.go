@@ -61,11 +61,10 @@ func gather(pod *runtimeapi.PodSandboxConfig, config *runtimeapi.ContainerConfig
 // confine adds what the host knows of the profiles and labels that sc asks for,
 // and of the devices that a privileged container gets instead.
 func (f *Facts) confine(sc *runtimeapi.LinuxContainerSecurityContext, n node) (err error) {
-	const at = "linux.security_context."
-	if f.SeccompProfile, err = readSeccomp(at, sc); err != nil {
+	if f.SeccompProfile, err = readSeccomp(sc); err != nil {
 		return err
 	}
-	if f.AppArmor, err = n.appArmorProfile(at, sc); err != nil {
+	if f.AppArmor, err = n.appArmorProfile(sc); err != nil {
 		return err
 	}
 	if f.ProcessLabel, f.MountLabel, err = selinuxLabels(sc); err != nil {

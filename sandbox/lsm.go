@@ -24,14 +24,14 @@ func hasAppArmor() bool {
 	return err == nil && strings.TrimSpace(string(text)) == "Y"
 }
 
-func appArmorOf(at string, sc *runtimeapi.LinuxContainerSecurityContext) (confinement, error) {
-	return confine(at, "apparmor", sc.GetApparmor(), "apparmor_profile", sc.GetApparmorProfile())
+func appArmorOf(sc *runtimeapi.LinuxContainerSecurityContext) (confinement, error) {
+	return confine("apparmor", sc.GetApparmor(), "apparmor_profile", sc.GetApparmorProfile())
 }
 
 // checkAppArmor: without AppArmor, RuntimeDefault is what the kernel does
 // anyhow; the kubelet sends it to every node.
-func (n node) checkAppArmor(at string, sc *runtimeapi.LinuxContainerSecurityContext) error {
-	c, err := appArmorOf(at, sc)
+func (n node) checkAppArmor(sc *runtimeapi.LinuxContainerSecurityContext) error {
+	c, err := appArmorOf(sc)
 	if err != nil {
 		return err
 	}
@@ -44,13 +44,13 @@ func (n node) checkAppArmor(at string, sc *runtimeapi.LinuxContainerSecurityCont
 	return nil
 }
 
-// appArmor is the loaded profile that a validated sc asks for; "": none.
-func (n node) appArmorProfile(at string, sc *runtimeapi.LinuxContainerSecurityContext) (string, error) {
-	c, err := appArmorOf(at, sc)
+// appArmorProfile is the loaded profile that a validated sc asks for; "": none.
+func (n node) appArmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (string, error) {
+	c, err := appArmorOf(sc)
 	if err != nil || !n.appArmor || sc.GetPrivileged() || c.GetProfileType() == runtimeapi.SecurityProfile_Unconfined {
 		return "", err
 	}
-	name, field := c.GetLocalhostRef(), c.refField()
+	name, field := c.GetLocalhostRef(), c.refField
 	if c.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
 		name, field = defaultAppArmor, c.field
 	}

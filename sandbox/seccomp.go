@@ -19,20 +19,20 @@ import (
 // maxSeccompProfile bounds the file of a profile, in bytes.
 const maxSeccompProfile = 1 << 20
 
-// A confinement is the profile that a container is to have, never nil, and the
-// field that asks for it.
+// A confinement is the profile that a container is to have, never nil.
 type confinement struct {
 	*runtimeapi.SecurityProfile
-	field string
+	field    string // that asks for it
+	refField string // that names the profile of the node
 }
 
 // confine reads a profile, or the deprecated text that stands for one where
 // there is none. Without either the container is not confined.
-func confine(at, name string, p *runtimeapi.SecurityProfile, deprecated, text string) (confinement, error) {
+func confine(name string, p *runtimeapi.SecurityProfile, deprecated, text string) (confinement, error) {
 	if p != nil {
-		return confinement{p, at + name}, nil
+		return confinement{p, securityField + name, securityField + name + ".localhost_ref"}, nil
 	}
-	c := confinement{&runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, at + deprecated}
+	c := confinement{&runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, securityField + deprecated, securityField + deprecated}
 	ref, local := strings.CutPrefix(text, "localhost/")
 	switch {
 	case text == "" || text == "unconfined":
@@ -46,24 +46,16 @@ func confine(at, name string, p *runtimeapi.SecurityProfile, deprecated, text st
 	return c, nil
 }
 
-// refField is the field that holds the name of the profile on the node.
-func (c confinement) refField() string {
-	if strings.HasSuffix(c.field, "_profile") || strings.HasSuffix(c.field, "_path") {
-		return c.field
-	}
-	return c.field + ".localhost_ref"
-}
-
 // check judges the parts of a profile by one another.
 func (c confinement) check() error {
 	switch c.GetProfileType() {
 	case runtimeapi.SecurityProfile_RuntimeDefault, runtimeapi.SecurityProfile_Unconfined:
 		if c.GetLocalhostRef() != "" {
-			return invalid(c.refField(), "is for profile_type Localhost alone")
+			return invalid(c.refField, "is for profile_type Localhost alone")
 		}
 	case runtimeapi.SecurityProfile_Localhost:
 		if c.GetLocalhostRef() == "" {
-			return invalid(c.refField(), "is required for profile_type Localhost")
+			return invalid(c.refField, "is required for profile_type Localhost")
 		}
 	default:
 		return invalid(c.field+".profile_type", "%d is not RuntimeDefault, Unconfined or Localhost", c.GetProfileType())
@@ -76,12 +68,12 @@ func hasSeccomp() bool {
 	return err == nil
 }
 
-func seccompOf(at string, sc *runtimeapi.LinuxContainerSecurityContext) (confinement, error) {
-	return confine(at, "seccomp", sc.GetSeccomp(), "seccomp_profile_path", sc.GetSeccompProfilePath())
+func seccompOf(sc *runtimeapi.LinuxContainerSecurityContext) (confinement, error) {
+	return confine("seccomp", sc.GetSeccomp(), "seccomp_profile_path", sc.GetSeccompProfilePath())
 }
 
-func (n node) checkSeccomp(at string, sc *runtimeapi.LinuxContainerSecurityContext) error {
-	c, err := seccompOf(at, sc)
+func (n node) checkSeccomp(sc *runtimeapi.LinuxContainerSecurityContext) error {
+	c, err := seccompOf(sc)
 	if err != nil {
 		return err
 	}
@@ -89,7 +81,7 @@ func (n node) checkSeccomp(at string, sc *runtimeapi.LinuxContainerSecurityConte
 		return err
 	}
 	if c.GetProfileType() == runtimeapi.SecurityProfile_Localhost {
-		if err := checkPath(c.refField(), c.GetLocalhostRef()); err != nil {
+		if err := checkPath(c.refField, c.GetLocalhostRef()); err != nil {
 			return err
 		}
 	}
@@ -101,14 +93,14 @@ func (n node) checkSeccomp(at string, sc *runtimeapi.LinuxContainerSecurityConte
 
 // readSeccomp reads the profile of the node that a validated sc names; nil if it
 // names none.
-func readSeccomp(at string, sc *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
-	c, err := seccompOf(at, sc)
+func readSeccomp(sc *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
+	c, err := seccompOf(sc)
 	if err != nil || c.GetProfileType() != runtimeapi.SecurityProfile_Localhost || sc.GetPrivileged() {
 		return nil, err
 	}
 	text, err := readProfile(c.GetLocalhostRef())
 	if err != nil {
-		return nil, invalid(c.refField(), "%v", err)
+		return nil, invalid(c.refField, "%v", err)
 	}
 	return text, nil
 }
@@ -138,8 +130,8 @@ func readProfile(path string) (text []byte, err error) {
 // seccompRules are the system calls that a process with these capabilities may
 // make; nil: all. The default profile is moby's. Of the machine they depend on
 // its architecture and the version of its kernel.
-func seccompRules(at string, sc *runtimeapi.LinuxContainerSecurityContext, capabilities []string, local []byte) (*specs.LinuxSeccomp, error) {
-	c, err := seccompOf(at, sc)
+func seccompRules(sc *runtimeapi.LinuxContainerSecurityContext, capabilities []string, local []byte) (*specs.LinuxSeccomp, error) {
+	c, err := seccompOf(sc)
 	if err != nil || sc.GetPrivileged() {
 		return nil, err
 	}
@@ -154,7 +146,7 @@ func seccompRules(at string, sc *runtimeapi.LinuxContainerSecurityContext, capab
 		}
 	}
 	if err != nil {
-		return nil, invalid(c.refField(), "%.200q: %v", c.GetLocalhostRef(), err)
+		return nil, invalid(c.refField, "%.200q: %v", c.GetLocalhostRef(), err)
 	}
 	return rules, nil
 }

@@ -8,13 +8,16 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// securityField is where the security context lies, of a pod and of a container.
+const securityField = "linux.security_context."
+
 // checkSecurity says whether this node can make a process what sc asks for.
 //
 // Accepted without an effect, as CRI says, in a privileged container: what would
 // confine it again (capabilities to add and drop, selinux_options, seccomp,
 // apparmor, masked_paths, readonly_paths).
 func (p *Pod) checkSecurity(sc *runtimeapi.LinuxContainerSecurityContext) error {
-	const at = "linux.security_context."
+	const at = securityField
 	switch {
 	case sc.GetPrivileged() && !p.config.GetLinux().GetSecurityContext().GetPrivileged():
 		return invalid(at+"privileged", "needs a pod that has %sprivileged as well", at)
@@ -34,9 +37,14 @@ func (p *Pod) checkSecurity(sc *runtimeapi.LinuxContainerSecurityContext) error 
 			return nil
 		},
 		func() error { return checkCapabilities(at+"capabilities.", sc.GetCapabilities()) },
-		func() error { return p.pods.node.checkSELinux(at+"selinux_options", sc.GetSelinuxOptions()) },
-		func() error { return p.pods.node.checkSeccomp(at, sc) },
-		func() error { return p.pods.node.checkAppArmor(at, sc) },
+		func() error {
+			if sc.GetPrivileged() {
+				return nil
+			}
+			return p.pods.node.checkSELinux(at+"selinux_options", sc.GetSelinuxOptions())
+		},
+		func() error { return p.pods.node.checkSeccomp(sc) },
+		func() error { return p.pods.node.checkAppArmor(sc) },
 		func() error { return checkPaths(at+"masked_paths", sc.GetMaskedPaths()) },
 		func() error { return checkPaths(at+"readonly_paths", sc.GetReadonlyPaths()) },
 	)
@@ -47,7 +55,7 @@ func (p *Pod) checkSecurity(sc *runtimeapi.LinuxContainerSecurityContext) error 
 // the kernel filters no system calls is not held against a pod, which has no
 // process: the kubelet asks for the default profile of each.
 func (n node) checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error {
-	const at = "linux.security_context."
+	const at = securityField
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return invalid(at+"run_as_group", "needs run_as_user")
 	}
@@ -63,8 +71,8 @@ func (n node) checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error
 			return checkIDs(at, sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups(), sc.GetSupplementalGroupsPolicy())
 		},
 		func() error { return n.checkSELinux(at+"selinux_options", sc.GetSelinuxOptions()) },
-		func() error { return n.checkSeccomp(at, like) },
-		func() error { return n.checkAppArmor(at, like) },
+		func() error { return n.checkSeccomp(like) },
+		func() error { return n.checkAppArmor(like) },
 	)
 }
 

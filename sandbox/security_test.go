@@ -21,14 +21,12 @@ const (
 	localhost  = runtimeapi.SecurityProfile_Localhost
 )
 
-const secAt = "linux.security_context."
-
 func TestPrivilegedNeedsAPrivilegedPod(t *testing.T) {
 	for _, privileged := range []bool{false, true} {
 		c := podConfig("a")
 		podLinux(c).SecurityContext.Privileged = privileged
 		p := testPods().newPod(newID(), RunRequest{Config: c})
-		want := secAt + "privileged"
+		want := securityField + "privileged"
 		if privileged {
 			want = ""
 		}
@@ -40,7 +38,7 @@ func TestPrivilegedNeedsAPrivilegedPod(t *testing.T) {
 // told apart from what is wrong.
 func TestProfiles(t *testing.T) {
 	full := node{seccomp: true, appArmor: true, selinux: true}
-	const se, ar, sel = secAt + "seccomp", secAt + "apparmor", secAt + "selinux_options"
+	const se, ar, sel = securityField + "seccomp", securityField + "apparmor", securityField + "selinux_options"
 	for _, tt := range []struct {
 		name  string
 		n     node
@@ -74,6 +72,7 @@ func TestProfiles(t *testing.T) {
 		{"apparmor without a name, deprecated", full, &ctrSC{ApparmorProfile: "localhost/"}, ar + "_profile", nil},
 		{"apparmor, unknown", full, &ctrSC{ApparmorProfile: "a"}, ar + "_profile", nil},
 		{"no selinux", node{}, &ctrSC{SelinuxOptions: &runtimeapi.SELinuxOption{Type: "t"}}, sel, ErrNoSELinux},
+		{"no selinux, privileged", node{}, &ctrSC{Privileged: true, SelinuxOptions: &runtimeapi.SELinuxOption{Type: "t"}}, "", nil},
 		{"empty selinux", node{}, &ctrSC{SelinuxOptions: &runtimeapi.SELinuxOption{}}, "", nil},
 		{"selinux", full, &ctrSC{SelinuxOptions: &runtimeapi.SELinuxOption{Type: "spc_t", Level: "s0:c1,c2"}}, "", nil},
 		{"selinux without a level", full, &ctrSC{SelinuxOptions: &runtimeapi.SELinuxOption{Type: "t"}}, sel + ".level", nil},
@@ -120,7 +119,7 @@ func TestDefaultSeccompFollowsCapabilities(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rules, err := seccompRules(secAt, tt.sc, caps.Bounding, nil)
+		rules, err := seccompRules(tt.sc, caps.Bounding, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
@@ -175,15 +174,15 @@ func TestSeccompProfilesAreReadStrictly(t *testing.T) {
 				t.Fatal(err)
 			}
 			sc := &ctrSC{Seccomp: &profile{ProfileType: localhost, LocalhostRef: path}}
-			text, err := readSeccomp(secAt, sc)
+			text, err := readSeccomp(sc)
 			if err == nil {
-				_, err = seccompRules(secAt, sc, []string{"CAP_KILL"}, text)
+				_, err = seccompRules(sc, []string{"CAP_KILL"}, text)
 			}
 			if tt.want == "" {
 				refused(t, err, "")
 				return
 			}
-			refused(t, err, secAt+"seccomp.localhost_ref")
+			refused(t, err, securityField+"seccomp.localhost_ref")
 			if !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v does not say %q", err, tt.want)
 			}

@@ -24,7 +24,7 @@ func Spec(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts 
 		return nil, err
 	}
 	sc := config.GetLinux().GetSecurityContext()
-	seccomp, err := seccompRules("linux.security_context.", sc, process.Capabilities.Bounding, facts.SeccompProfile)
+	seccomp, err := seccompRules(sc, process.Capabilities.Bounding, facts.SeccompProfile)
 	if err != nil {
 		return nil, err
 	}
