@@ -6,7 +6,8 @@
 // directory, which runtime spec). What must survive the daemon is done by
 // oci/keeper, and Runtime is its only user.
 //
-// Read in this order: runtime.go (the types), pod.go, start.go, wait.go, exec.go,
-// stop.go, update.go, log.go, gc.go, then stats.go (what it costs, gauge.go,
-// interfaces.go and rate.go), probe.go, controls.go, rundir.go and chroot.go.
+// Read in this order: runtime.go (the types), pod.go, userns.go, start.go, wait.go,
+// exec.go, stop.go, update.go, log.go, gc.go, then stats.go (what it costs,
+// gauge.go, interfaces.go and rate.go), probe.go, controls.go, rundir.go and
+// chroot.go.
 package oci

@@ -79,12 +79,18 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	defer copies.Wait()
 	defer stop()
 	stdio := []*os.File{null, nil, nil}
+	uid, gid := e.hostUser(e.Process.User)
 	for i, w := range []io.Writer{e.Stdout, e.Stderr} {
 		read, write, err := pipe()
 		if err != nil {
 			return 0, err
 		}
 		defer write.Close()
+		// As for FIFOs; in a user namespace a runtime cannot do it.
+		if err := write.Chown(uid, gid); err != nil {
+			read.Close()
+			return 0, err
+		}
 		stdio[i+1] = write
 		copies.Go(func() {
 			defer read.Close()

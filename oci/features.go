@@ -1,10 +1,10 @@
 package oci
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
 
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,17 +17,14 @@ type Features struct {
 // Features were found by Probe.
 func (r *Runtime) Features() Features { return r.features }
 
-// readFeatures reads what `features` says (runtime-spec, features.md).
-func readFeatures(said string) (f Features, newest string) {
-	var s struct {
-		OCIVersionMax string   `json:"ociVersionMax"`
-		MountOptions  []string `json:"mountOptions"`
-	}
-	if json.Unmarshal([]byte(said), &s) != nil {
-		return Features{}, ""
+// featuresOf reads what a runtime tells of itself (runtime-spec, features.md); nil:
+// it does not.
+func featuresOf(told *features.Features) (f Features) {
+	if told == nil {
+		return f
 	}
 	// Without an attribute to change, the call says only whether there is one.
 	err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
-	f.RecursiveReadOnly = slices.Contains(s.MountOptions, "rro") && !errors.Is(err, unix.ENOSYS)
-	return f, s.OCIVersionMax
+	f.RecursiveReadOnly = slices.Contains(told.MountOptions, "rro") && !errors.Is(err, unix.ENOSYS)
+	return f
 }

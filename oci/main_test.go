@@ -83,6 +83,9 @@ func newNodeWith(t *testing.T, binary string) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(run) })
+	if err := os.Chmod(run, 0o711); err != nil { // as MakeRunDir makes it
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	n := &node{t: t, ctx: ctx, run: run, root: busyboxRoot(t)}
@@ -254,10 +257,11 @@ type container struct {
 	*node
 	*Runtime
 	Container
-	spec   *specs.Spec
-	stdin  bool
-	log    string
-	target *Container
+	spec    *specs.Spec
+	stdin   bool
+	log     string
+	target  *Container
+	mapRoot string // pinned user namespace whose ids the root has; empty: the host's
 }
 
 // container makes one that runs a shell script; it is removed at the test's
@@ -334,6 +338,11 @@ func (c *container) startFrom(root string) (int, error) {
 	}
 	detached := os.NewFile(uintptr(fd), root)
 	defer detached.Close()
+	if c.mapRoot != "" {
+		if err := mapIDs(fd, c.mapRoot); err != nil {
+			return 0, err
+		}
+	}
 	return c.Runtime.Start(c.ctx, Start{Container: c.Container, Spec: c.spec, Root: detached, Log: log, Stdin: c.stdin, Target: c.target})
 }
 

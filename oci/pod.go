@@ -19,7 +19,7 @@ func (r *Runtime) MakePod(ctx context.Context, p Pod) error {
 func (r *Runtime) RemovePod(ctx context.Context, p Pod) error {
 	// All parts are named, whatever the pod is said to have: a record may be
 	// wrong, the kernel is not.
-	p.HostNet, p.HostIPC, p.SharedPID = false, false, true
+	p.HostNet, p.HostIPC, p.SharedPID, p.Users = false, false, true, &UserNamespace{}
 	// Before: what is open keeps the network namespace alive. After: somebody may
 	// have opened it again in between, and now nobody can.
 	r.gauges.drop(p.ID)
@@ -30,6 +30,9 @@ func (r *Runtime) RemovePod(ctx context.Context, p Pod) error {
 // parts tells the runner what the pod has.
 func (p Pod) parts() runner.Pod {
 	w := runner.Pod{ID: p.ID, Hostname: p.Hostname, Sysctls: p.Sysctls}
+	if p.Users != nil {
+		w.UserNS, w.UIDs, w.GIDs = p.UserNS(), runner.IDs(p.Users.UIDs), runner.IDs(p.Users.GIDs)
+	}
 	if !p.HostNet {
 		w.NetNS, w.UTSNS = p.NetNS(), p.UTSNS()
 	}

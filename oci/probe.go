@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,8 +31,8 @@ func Find(name string, dirs []string) (path string, err error) {
 	return "", fmt.Errorf("%s is in none of %s: %w", name, strings.Join(dirs, ", "), exec.ErrNotFound)
 }
 
-// Probe asks the binary what it is, and sets Version, OCIVersion and Features. It fails
-// for what is no OCI runtime.
+// Probe asks the binary what it is and what it can, and sets Version, OCIVersion
+// and Features. It fails for what is no OCI runtime.
 func (r *Runtime) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -48,16 +50,19 @@ func (r *Runtime) Probe(ctx context.Context) error {
 		}
 	}
 	// `features` is exact where it exists.
+	var told *features.Features
 	if out, err := r.ask(ctx, "features"); err == nil {
-		var exact string
-		if r.features, exact = readFeatures(out); exact != "" {
-			newest = exact
+		var f features.Features
+		if json.Unmarshal([]byte(out), &f) == nil && f.OCIVersionMax != "" {
+			told, newest = &f, f.OCIVersionMax
 		}
 	}
 	if newest == "" {
 		return fmt.Errorf("probe runtime %s: %s says no OCI version: %q", r.Name, r.Path, firstLine(out))
 	}
 	r.OCIVersion = older(newest, specs.Version)
+	r.features = featuresOf(told)
+	r.noIDMap, r.shallow = lackOfIDMaps(r.Version, told)
 	return nil
 }
 

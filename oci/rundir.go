@@ -11,11 +11,13 @@ import (
 // some tens of kilobytes; its /dev/shm is a mount of its own.
 const runDirSize = "256m"
 
-// MakeRunDir makes dir, mode 0700, and mounts a tmpfs there unless it is on one:
+// MakeRunDir makes dir, mode 0711, and mounts a tmpfs there unless it is on one:
 // a record is written in a tenth of the time, the journal of output must not be
-// written to a disk, and nothing in it may outlive the boot.
+// written to a disk, and nothing in it may outlive the boot. Nobody but root can
+// list it, but the root of a user namespace has to go through it to its own root
+// filesystem.
 func MakeRunDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
 	// Two daemons that start at once must not mount one above the other.
@@ -32,10 +34,10 @@ func MakeRunDir(dir string) error {
 		return fmt.Errorf("look at run directory %s: %w", dir, err)
 	}
 	if fs.Type == unix.TMPFS_MAGIC {
-		return nil
+		return below.Chmod(0o711)
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
-	if err := unix.Mount("berth", dir, "tmpfs", flags, "mode=0700,size="+runDirSize); err != nil {
+	if err := unix.Mount("berth", dir, "tmpfs", flags, "mode=0711,size="+runDirSize); err != nil {
 		return fmt.Errorf("mount tmpfs at run directory %s: %w", dir, err)
 	}
 	return nil

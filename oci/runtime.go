@@ -27,14 +27,17 @@ var (
 // crash of any process: it finishes what the last call began. Errors do not name
 // the pod or container: the caller knows it.
 type Runtime struct {
-	Name    string         // of the handler; part of names below Run
-	Path    string         // of the binary, absolute
-	Run     string         // Berth's run directory
-	Keeper  *keeper.Client // shared by all runtimes of the node
-	Timeout time.Duration  // of one runtime command; one still running then is killed whole
+	Name     string         // of the handler; part of names below Run
+	Path     string         // of the binary, absolute
+	Run      string         // Berth's run directory
+	Keeper   *keeper.Client // shared by all runtimes of the node
+	NoUserNS error          // why this node gives pods no user namespace, of TryUserNamespaces; nil: it does
+	Timeout  time.Duration  // of one runtime command; one still running then is killed whole
 
 	Version    string // what the binary says of itself, e.g. "runc 1.5.0"
 	OCIVersion string // written into each spec: the newest that both sides know
+	noIDMap    string // why it mounts without id mappings; empty: it knows them
+	shallow    bool   // where ids are mapped, it leaves out the mounts below a mount
 
 	features Features // set by Probe
 
@@ -58,6 +61,7 @@ type Pod struct {
 	Dir        string            // run directory, exists
 	Cgroup     string            // absolute cgroup path of the pod, its containers live below
 	OwnsCgroup bool              // Berth made Cgroup (no cgroup parent was given) and removes it
+	Users      *UserNamespace    // of a user namespace of its own, which owns the others; nil: the host's
 	HostNet    bool              // no network namespace of its own
 	HostIPC    bool              // no ipc namespace and no /dev/shm of its own
 	SharedPID  bool              // a pid namespace shared by the containers, held by a tiny init
@@ -68,17 +72,19 @@ type Pod struct {
 
 // Paths of what a pod pins. They exist after MakePod for namespaces of the
 // pod's own.
-func (p Pod) NetNS() string { return filepath.Join(NetNSDir, "berth-"+p.ID) }
-func (p Pod) IPCNS() string { return filepath.Join(p.Dir, "ns", "ipc") }
-func (p Pod) UTSNS() string { return filepath.Join(p.Dir, "ns", "uts") }
-func (p Pod) PIDNS() string { return filepath.Join(p.Dir, "ns", "pid") }
-func (p Pod) Shm() string   { return filepath.Join(p.Dir, "shm") }
+func (p Pod) NetNS() string  { return filepath.Join(NetNSDir, "berth-"+p.ID) }
+func (p Pod) UserNS() string { return filepath.Join(p.Dir, "ns", "user") }
+func (p Pod) IPCNS() string  { return filepath.Join(p.Dir, "ns", "ipc") }
+func (p Pod) UTSNS() string  { return filepath.Join(p.Dir, "ns", "uts") }
+func (p Pod) PIDNS() string  { return filepath.Join(p.Dir, "ns", "pid") }
+func (p Pod) Shm() string    { return filepath.Join(p.Dir, "shm") }
 
 // Container names one container (created or running) to the runtime.
 type Container struct {
 	ID     string
-	Dir    string // run directory: FIFOs, bundle, exit record; exists
-	Cgroup string // absolute cgroup path of the container
+	Dir    string         // run directory: FIFOs, bundle, exit record; exists
+	Cgroup string         // absolute cgroup path of the container
+	Users  *UserNamespace // of the pod; nil: the host's
 }
 
 // RootFS is where the container's root is mounted while it runs; it is the

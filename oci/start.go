@@ -13,7 +13,6 @@ import (
 	"berth/oci/keeper"
 	"berth/oci/keeper/runner"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,6 +33,9 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	}
 	// Here, nobody knows what came of an earlier start: its runtime may still be
 	// at work.
+	if err := r.checkMapped(s.Spec); err != nil {
+		return 0, err
+	}
 	again, err := r.writeSpec(s)
 	if err != nil {
 		return 0, err
@@ -184,7 +186,7 @@ func makeFIFOs(s Start) (map[string]*os.File, error) {
 	if s.Stdin {
 		names = append(names, keeper.StdinFIFO)
 	}
-	uid, gid := hostUser(s.Spec)
+	uid, gid := s.hostUser(s.Spec.Process.User)
 	for _, name := range names {
 		path := filepath.Join(s.Dir, name)
 		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -224,22 +226,4 @@ func openFIFOs(dir string) (map[string]*os.File, error) {
 		files[name] = os.NewFile(uintptr(fd), name)
 	}
 	return files, nil
-}
-
-// hostUser is the process's user as the host sees it.
-func hostUser(s *specs.Spec) (uid, gid int) {
-	uid, gid = int(s.Process.User.UID), int(s.Process.User.GID)
-	if s.Linux == nil {
-		return uid, gid
-	}
-	return mapID(s.Linux.UIDMappings, uid), mapID(s.Linux.GIDMappings, gid)
-}
-
-func mapID(mappings []specs.LinuxIDMapping, id int) int {
-	for _, m := range mappings {
-		if first := int(m.ContainerID); id >= first && id < first+int(m.Size) {
-			return int(m.HostID) + id - first
-		}
-	}
-	return id
 }

@@ -108,7 +108,6 @@ func TestStdinIsEmptyByDefault(t *testing.T) {
 // Guards against FIFOs owned by root: another user could not open /dev/stdout
 // anew. runc leaves them alone in a user namespace.
 func TestOtherUserOpensStdoutAnew(t *testing.T) {
-	mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	for _, userNS := range []bool{false, true} {
 		t.Run(fmt.Sprintf("user namespace %v", userNS), func(t *testing.T) {
 			eachRuntime(t, func(t *testing.T, n *node, r *Runtime) {
@@ -116,7 +115,8 @@ func TestOtherUserOpensStdoutAnew(t *testing.T) {
 				c.spec.Process.User = specs.User{UID: 1000, GID: 1000}
 				if userNS {
 					c.spec.Linux.Namespaces = append(c.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
-					c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings = mapping, mapping
+					c.Users = testUsers()
+					c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings = c.Users.UIDs.Mappings(), c.Users.GIDs.Mappings()
 					c.openToOthers()
 				}
 				c.start()

@@ -24,6 +24,14 @@ import (
 // when nothing of it may be left.
 func (n *node) pod(r *Runtime) Pod {
 	n.t.Helper()
+	p := n.newPod(r)
+	n.makePod(r, p)
+	return p
+}
+
+// newPod describes one with a directory.
+func (n *node) newPod(r *Runtime) Pod {
+	n.t.Helper()
 	n.names++
 	id := fmt.Sprintf("p%d-%s-%d", n.names, r.Name, os.Getpid())
 	p := Pod{
@@ -34,11 +42,15 @@ func (n *node) pod(r *Runtime) Pod {
 	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
 		n.t.Fatal(err)
 	}
+	return p
+}
+
+func (n *node) makePod(r *Runtime, p Pod) {
+	n.t.Helper()
+	n.t.Cleanup(func() { n.removePod(r, p) })
 	if err := r.MakePod(n.ctx, p); err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { n.removePod(r, p) })
-	return p
 }
 
 func (n *node) removePod(r *Runtime, p Pod) {
@@ -55,7 +67,7 @@ func (n *node) removePod(r *Runtime, p Pod) {
 			n.t.Errorf("a mount of %s is left", name)
 		}
 	}
-	for _, name := range []string{p.NetNS(), p.IPCNS(), p.UTSNS(), p.PIDNS(), p.Shm()} {
+	for _, name := range []string{p.UserNS(), p.NetNS(), p.IPCNS(), p.UTSNS(), p.PIDNS(), p.Shm()} {
 		if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
 			n.t.Errorf("%s is left: %v", name, err)
 		}

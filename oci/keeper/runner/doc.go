@@ -24,5 +24,6 @@
 //
 // It imports the standard library and golang.org/x/sys only. Read protocol.go,
 // runner.go, command.go, then output.go with journal.go and lines.go, then
-// namespaces.go and init.go.
+// namespaces.go, init.go and userns.go (namespaces that are not the host's
+// root's).
 package runner

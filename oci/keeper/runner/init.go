@@ -74,11 +74,22 @@ func startInit(p Pod) error {
 	}
 	var pid int
 	err = inThread(func() error {
-		if err := confine(p); err != nil {
+		if err := enter(p); err != nil {
 			return err
 		}
-		pid, err = startConfined(self, p.InitCgroup)
-		return err
+		if err := confine(p.Init); err != nil {
+			return err
+		}
+		i, err := startConfined(self)
+		if err != nil {
+			return err
+		}
+		if err := cgroup.Make(p.InitCgroup, i.pid); err != nil {
+			i.drop()
+			return err
+		}
+		pid = i.pid
+		return i.shutIn()
 	})
 	if err != nil {
 		return fmt.Errorf("start the init of a shared pid namespace: %w", err)
@@ -86,9 +97,8 @@ func startInit(p Pod) error {
 	return pin(p.PIDNS, fmt.Sprintf("/proc/%d/ns/pid", pid))
 }
 
-// confine puts the calling thread where the init is to be, but for the root: the
-// working directory becomes that.
-func confine(p Pod) error {
+// enter puts the calling thread into the pod's namespaces.
+func enter(p Pod) error {
 	for _, path := range []string{p.NetNS, p.IPCNS, p.UTSNS} {
 		if path == "" {
 			continue
@@ -103,6 +113,12 @@ func confine(p Pod) error {
 			return fmt.Errorf("enter %s: %w", path, err)
 		}
 	}
+	return nil
+}
+
+// confine puts the calling thread where the init is to be, but for the root: the
+// working directory, root, becomes that.
+func confine(root string) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make mount namespace: %w", err)
 	}
@@ -110,10 +126,10 @@ func confine(p Pod) error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	flags := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
-	if err := unix.Mount("none", p.Init, "tmpfs", flags, "size=4k,mode=555"); err != nil {
+	if err := unix.Mount("none", root, "tmpfs", flags, "size=4k,mode=555"); err != nil {
 		return fmt.Errorf("mount empty root: %w", err)
 	}
-	if err := unix.Chdir(p.Init); err != nil {
+	if err := unix.Chdir(root); err != nil {
 		return err
 	}
 	// What this thread starts has none of these; the thread keeps its own.
@@ -127,21 +143,26 @@ func confine(p Pod) error {
 	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 }
 
-// startConfined starts the init from a confined thread, and makes the working
-// directory the root of both.
-func startConfined(self *os.File, group string) (pid int, err error) {
+// confined is an init that has started and waits to be shut in.
+type confined struct {
+	pid      int
+	up, seal *os.File // our ends of initUp and initSealed
+}
+
+// startConfined starts the init from a confined thread.
+func startConfined(self *os.File) (*confined, error) {
 	up, theirs, err := os.Pipe()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer up.Close()
 	defer theirs.Close()
 	sealed, seal, err := os.Pipe()
 	if err != nil {
-		return 0, err
+		up.Close()
+		return nil, err
 	}
 	defer sealed.Close()
-	defer seal.Close()
+	i := &confined{up: up, seal: seal}
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", self.Fd()))
 	cmd.Args = []string{InitName}
 	// The Go runtime would keep files of the host's /sys open.
@@ -153,31 +174,40 @@ func startConfined(self *os.File, group string) (pid int, err error) {
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_PARENT,
 	}
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		i.drop()
+		return nil, err
 	}
-	theirs.Close()
-	sealed.Close()
-	pid = cmd.Process.Pid
+	i.pid = cmd.Process.Pid
 	_ = cmd.Process.Release() // the keeper reaps it
-	if err := cgroup.Make(group, pid); err != nil {
-		return 0, err
-	}
-	if n, err := up.Read(make([]byte, 1)); n != 1 {
-		return 0, fmt.Errorf("it did not come up: %w", err)
+	return i, nil
+}
+
+// drop gives the init up: unless it is shut in, it ends.
+func (i *confined) drop() {
+	i.up.Close()
+	i.seal.Close()
+}
+
+// shutIn makes the working directory the root of the init and of the thread
+// that started it, which calls this.
+func (i *confined) shutIn() error {
+	defer i.drop()
+	if n, err := i.up.Read(make([]byte, 1)); n != 1 {
+		return fmt.Errorf("it did not come up: %w", err)
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
-		return 0, fmt.Errorf("enter empty root: %w", err)
+		return fmt.Errorf("enter empty root: %w", err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return 0, fmt.Errorf("leave the host's root: %w", err)
+		return fmt.Errorf("leave the host's root: %w", err)
 	}
-	if _, err := seal.Write([]byte{1}); err != nil {
-		return 0, err
+	if _, err := i.seal.Write([]byte{1}); err != nil {
+		return err
 	}
-	if n, err := up.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
-		return 0, fmt.Errorf("it did not close its files: %w", err)
+	if n, err := i.up.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		return fmt.Errorf("it did not close its files: %w", err)
 	}
-	return pid, nil
+	return nil
 }
 
 // Init is the first process of a shared pid namespace: it reaps and does nothing

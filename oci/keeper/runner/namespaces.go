@@ -14,7 +14,11 @@ import (
 
 // makePod makes what p names and is not there yet, and pins it.
 func makePod(p Pod) error {
-	if err := makeNamespaces(p); err != nil {
+	make := makeNamespaces
+	if p.UserNS != "" {
+		make = makeUserNamespaces
+	}
+	if err := make(p); err != nil {
 		return err
 	}
 	if p.Shm != "" && !mounted(p.Shm) {
@@ -61,17 +65,7 @@ func makeNamespaces(p Pod) error {
 		if err := unix.Unshare(flags); err != nil {
 			return fmt.Errorf("make namespaces of pod %s: %w", p.ID, err)
 		}
-		if p.UTSNS != "" {
-			if err := unix.Sethostname([]byte(p.Hostname)); err != nil {
-				return fmt.Errorf("set host name %q: %w", p.Hostname, err)
-			}
-		}
-		if p.NetNS != "" {
-			if err := refuseRouterAdvertisements(); err != nil {
-				return err
-			}
-		}
-		if err := writeSysctls(p.Sysctls); err != nil {
+		if err := setUp(p); err != nil {
 			return err
 		}
 		for _, pin := range pins {
@@ -84,6 +78,21 @@ func makeNamespaces(p Pod) error {
 		}
 		return nil
 	})
+}
+
+// setUp gives the caller's new namespaces what p's have.
+func setUp(p Pod) error {
+	if p.UTSNS != "" {
+		if err := unix.Sethostname([]byte(p.Hostname)); err != nil {
+			return fmt.Errorf("set host name %q: %w", p.Hostname, err)
+		}
+	}
+	if p.NetNS != "" {
+		if err := refuseRouterAdvertisements(); err != nil {
+			return err
+		}
+	}
+	return writeSysctls(p.Sysctls)
 }
 
 // inThread runs f on an operating system thread that ends with it: its
@@ -182,7 +191,7 @@ func clearPod(p Pod) error {
 			return err
 		}
 	}
-	for _, path := range []string{p.PIDNS, p.NetNS, p.UTSNS, p.IPCNS, p.Shm, p.Init} {
+	for _, path := range []string{p.PIDNS, p.NetNS, p.UTSNS, p.IPCNS, p.UserNS, p.Shm, p.Init} {
 		if path == "" {
 			continue
 		}

@@ -17,6 +17,8 @@ func Program(args []string, logger *log.Logger) error {
 	switch {
 	case len(args) == 1 && args[0] == InitName:
 		return Init()
+	case len(args) == 1 && args[0] == UserNSName:
+		return UserNS()
 	case len(args) == 2 && filepath.IsAbs(args[1]):
 		logger.SetPrefix("berth-keeper: ")
 		return keeper.Main(args[1], logger)

@@ -17,6 +17,9 @@ const (
 	OpMakePod = "make-pod"
 	// OpClearPod: Pod → nothing. Undoes OpMakePod, also half of it.
 	OpClearPod = "clear-pod"
+	// OpTryUserNS: TryUserNS → nothing. It fails where pods cannot have user
+	// namespaces.
+	OpTryUserNS = "try-userns"
 )
 
 // RuntimesCgroup is where runtime commands run on a node that has cgroup v2, in
@@ -70,6 +73,9 @@ type Clear struct {
 // Pod says what OpMakePod makes. An empty path leaves a part out.
 type Pod struct {
 	ID         string            `json:"id"`
+	UserNS     string            `json:"userns"` // it owns the others then, and none is the host's
+	UIDs       IDs               `json:"uids"`   // of UserNS
+	GIDs       IDs               `json:"gids"`   // of UserNS
 	NetNS      string            `json:"netns"`
 	IPCNS      string            `json:"ipcns"`
 	UTSNS      string            `json:"utsns"`
@@ -81,4 +87,17 @@ type Pod struct {
 	Init       string            `json:"init"`       // an empty directory, the init's root to be
 	InitCgroup string            `json:"initCgroup"` // of the init
 	Cgroup     string            `json:"cgroup"`     // of the pod, if Berth owns it: killed and removed by OpClearPod
+}
+
+// IDs are the ids 0 to Size-1 of a user namespace: outside, they are Host and
+// those that follow it.
+type IDs struct {
+	Host uint32 `json:"host"`
+	Size uint32 `json:"size"`
+}
+
+// TryUserNS is the body of OpTryUserNS.
+type TryUserNS struct {
+	Pass []string `json:"pass"` // directories that a pod's root must be able to go through
+	Map  []string `json:"map"`  // directories whose mounts must take an id mapping
 }

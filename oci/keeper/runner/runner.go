@@ -115,6 +115,11 @@ func (r *runner) answer(q *wire.Request) {
 		if err = q.Decode(&p); err == nil {
 			err = clearPod(p)
 		}
+	case OpTryUserNS:
+		var t TryUserNS
+		if err = q.Decode(&t); err == nil {
+			err = tryUserNS(t)
+		}
 	default:
 		err = fmt.Errorf("unknown request %q", q.Op)
 	}

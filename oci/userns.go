@@ -1,0 +1,131 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"berth/oci/keeper"
+	"berth/oci/keeper/runner"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+)
+
+// ErrNotSupported: this kernel or this OCI runtime lacks what was asked for; the
+// text names it.
+var ErrNotSupported = errors.New("not supported")
+
+// UserNamespace says which ids a pod's user namespace has. Its process 0:0 must
+// be able to go through the pod's directory and those above it.
+type UserNamespace struct {
+	UIDs, GIDs IDs
+}
+
+// IDs are the ids 0 to Size-1 of a user namespace: on the host, they are Host
+// and those that follow it.
+type IDs struct {
+	Host, Size uint32
+}
+
+// Has says whether the namespace has id.
+func (i IDs) Has(id uint32) bool { return id < i.Size }
+
+// Mappings is i as a runtime spec has it.
+func (i IDs) Mappings() []specs.LinuxIDMapping {
+	return []specs.LinuxIDMapping{{ContainerID: 0, HostID: i.Host, Size: i.Size}}
+}
+
+// hostUser is a process's user as the host sees it.
+func (c Container) hostUser(u specs.User) (uid, gid int) {
+	if c.Users == nil {
+		return int(u.UID), int(u.GID)
+	}
+	return int(c.Users.UIDs.Host) + int(u.UID), int(c.Users.GIDs.Host) + int(u.GID)
+}
+
+// TryUserNamespaces finds out whether this kernel gives user namespaces to pods
+// whose run directories are below run, and maps the ids of mounts of run and of
+// each of stores, the directories of images. ErrNotSupported.
+func TryUserNamespaces(ctx context.Context, k *keeper.Client, run string, stores ...string) error {
+	try := runner.TryUserNS{Pass: []string{run}, Map: append([]string{run}, stores...)}
+	if err := k.CallRunner(ctx, runner.OpTryUserNS, try, nil, nil); err != nil {
+		return fmt.Errorf("user namespaces are %w here: %w", ErrNotSupported, err)
+	}
+	return nil
+}
+
+// UserNamespaces says why pods of this runtime cannot have a user namespace, in
+// which every mount has an id mapping; nil: they can. ErrNotSupported names the
+// runtime, if it is that which cannot. Probe comes before.
+func (r *Runtime) UserNamespaces() error {
+	if r.NoUserNS != nil {
+		return r.NoUserNS
+	}
+	if r.noIDMap != "" {
+		return fmt.Errorf("user namespaces are %w by %s: %s", ErrNotSupported, r.Version, r.noIDMap)
+	}
+	return nil
+}
+
+// lackOfIDMaps is why a runtime is not trusted with id mappings of mounts, given
+// its version and its features, nil if it does not tell them; empty: it is.
+// One that does not know them would mount without a word. shallow: it maps a
+// mount, and leaves out those below it.
+func lackOfIDMaps(version string, told *features.Features) (why string, shallow bool) {
+	number, crun := strings.CutPrefix(version, "crun ")
+	n := versionNumbers(number)
+	shallow = crun && n[0] == 1 && n[1] < 9
+	switch {
+	case told != nil:
+		if !knowsIDMaps(told) && !shallow { // that one has not told it yet
+			why = "its features do not name idmap among the mount extensions"
+		}
+	case !crun || n[0] == 0 || n[0] == 1 && n[1] < 5:
+		why = "it does not tell its features, and only crun since 1.5 is known to map the ids of mounts"
+	}
+	return why, shallow
+}
+
+func knowsIDMaps(f *features.Features) bool {
+	if f.Linux == nil || f.Linux.MountExtensions == nil || f.Linux.MountExtensions.IDMap == nil {
+		return false
+	}
+	enabled := f.Linux.MountExtensions.IDMap.Enabled
+	return enabled != nil && *enabled
+}
+
+// checkMapped refuses what a shallow runtime would leave out in silence: mounts
+// below one whose ids it maps. ErrNotSupported.
+func (r *Runtime) checkMapped(spec *specs.Spec) error {
+	if !r.shallow {
+		return nil
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for _, m := range spec.Mounts {
+		if len(m.UIDMappings) == 0 || !slices.Contains(m.Options, "rbind") {
+			continue
+		}
+		if below := mountBelow(string(table), m.Source); below != "" {
+			return fmt.Errorf("mounts below one in a user namespace are %w by %s, which would leave out %s of %s; newer ones do not", ErrNotSupported, r.Version, below, m.Destination)
+		}
+	}
+	return nil
+}
+
+// mountBelow returns a mount point below dir, of mountinfo(5); empty: none.
+func mountBelow(table, dir string) string {
+	escaped := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(strings.TrimSuffix(dir, "/"))
+	for line := range strings.Lines(table) {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], escaped+"/") && f[4] != "/" {
+			return f[4]
+		}
+	}
+	return ""
+}
