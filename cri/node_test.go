@@ -128,7 +128,7 @@ type fakeRoots struct {
 	root string
 }
 
-func (f fakeRoots) Root(context.Context, string, *image.Image) (*os.File, error) {
+func (f fakeRoots) Root(context.Context, string, *image.Image, *image.Users) (*os.File, error) {
 	return os.Open(f.root)
 }
 func (f fakeRoots) RemoveRoot(context.Context, string) error { return nil }

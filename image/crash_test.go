@@ -25,7 +25,7 @@ func victim(dir, registry string) {
 		ref := fmt.Sprint(registry, "/", []string{"a", "b"}[i%2], ":v1")
 		img := must(s.Pull(ctx, Pull{Ref: ref}))
 		id := fmt.Sprint("c", i%3)
-		if root, err := s.Root(ctx, id, img); err == nil {
+		if root, err := s.Root(ctx, id, img, nil); err == nil {
 			root.Close()
 		}
 		if i%3 == 0 {
@@ -65,7 +65,7 @@ func TestKilled(t *testing.T) {
 	}
 	for _, ref := range []string{"/a:v1", "/b:v1"} {
 		img := pull(t, s, f.host()+ref)
-		root, err := s.Root(context.Background(), "c", img)
+		root, err := s.Root(context.Background(), "c", img, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -102,7 +102,7 @@ func TestOpenHalfStates(t *testing.T) {
 				s.empty(t)
 			}
 			img = pull(t, s, ref)
-			root, err := s.Root(context.Background(), "c", img)
+			root, err := s.Root(context.Background(), "c", img, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,6 +21,12 @@ type rootRecord struct {
 	Layers []digest.Digest `json:"layers"` // diffIDs, base first
 }
 
+// Users are whose ids a root filesystem has.
+type Users = rootfs.Users
+
+// IDs are the ids of Users.
+type IDs = rootfs.IDs
+
 var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 
 // Root makes the writable layer of container id over img and returns its root
@@ -28,17 +34,19 @@ var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 // be called again in the same boot; the layer's content stays. A writable layer
 // does not outlive the boot: it is never synced, and Open deletes it after a
 // reboot. Until RemoveRoot the image's layers are kept, also when the image is
-// removed. Errors: ErrNotFound (the image was removed meanwhile, or a layer is
-// damaged), ErrNotSupported, *SpaceError, ctx's.
-func (s *Store) Root(ctx context.Context, id string, img *Image) (*os.File, error) {
-	root, err := s.root(ctx, id, img)
+// removed. With users, the same in each call, the root shows them the image's
+// owners, and is theirs to write; nil are the host's. Errors: ErrNotFound (the
+// image was removed meanwhile, or a layer is damaged), ErrNotSupported,
+// *SpaceError, ctx's.
+func (s *Store) Root(ctx context.Context, id string, img *Image, users *Users) (*os.File, error) {
+	root, err := s.root(ctx, id, img, users)
 	if err != nil {
 		return nil, fmt.Errorf("root of container %s: %w", id, err)
 	}
 	return root, nil
 }
 
-func (s *Store) root(ctx context.Context, id string, img *Image) (*os.File, error) {
+func (s *Store) root(ctx context.Context, id string, img *Image, users *Users) (*os.File, error) {
 	if !containerID.MatchString(id) {
 		return nil, fmt.Errorf("%q is no container id", id)
 	}
@@ -47,7 +55,7 @@ func (s *Store) root(ctx context.Context, id string, img *Image) (*os.File, erro
 		return nil, err
 	}
 	defer unlock()
-	if err := s.writable(id, img); err != nil {
+	if err := s.writable(id, img, users); err != nil {
 		return nil, s.spaceError(err, 0)
 	}
 	layers, err := s.rootLayers(ctx, img)
@@ -55,7 +63,7 @@ func (s *Store) root(ctx context.Context, id string, img *Image) (*os.File, erro
 		return nil, err
 	}
 	dir := s.path(containersDir, id)
-	o := rootfs.Overlay{Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work")}
+	o := rootfs.Overlay{Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), Users: users}
 	for _, l := range layers {
 		o.Lower = append(o.Lower, l.Root)
 	}
@@ -66,14 +74,14 @@ func (s *Store) root(ctx context.Context, id string, img *Image) (*os.File, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := rootfs.AdoptImplied(mount, o.Upper, layers); err != nil {
+	if err := rootfs.AdoptImplied(mount, o.Upper, layers, users); err != nil {
 		return nil, errors.Join(err, mount.Close())
 	}
 	return mount, nil
 }
 
 // writable makes the writable layer, or finds it. The caller has its lock.
-func (s *Store) writable(id string, img *Image) error {
+func (s *Store) writable(id string, img *Image, users *Users) error {
 	s.mu.Lock()
 	_, there := s.roots[id]
 	s.mu.Unlock()
@@ -88,7 +96,7 @@ func (s *Store) writable(id string, img *Image) error {
 	if err := s.holdPresent(c); err != nil {
 		return err
 	}
-	if err := s.makeWritable(id, img); err != nil {
+	if err := s.makeWritable(id, img, users); err != nil {
 		s.release(c)
 		return err
 	}
@@ -101,7 +109,7 @@ func (s *Store) writable(id string, img *Image) error {
 
 // makeWritable makes containers/<id>. It appears whole, by rename, with what it
 // claims.
-func (s *Store) makeWritable(id string, img *Image) (err error) {
+func (s *Store) makeWritable(id string, img *Image, users *Users) (err error) {
 	temp, err := s.temp()
 	if err != nil {
 		return err
@@ -113,6 +121,11 @@ func (s *Store) makeWritable(id string, img *Image) (err error) {
 	}()
 	for name, mode := range map[string]os.FileMode{"upper": 0o755, "work": 0o700, "empty": 0o700} {
 		if err := mkdir(filepath.Join(temp, name), mode); err != nil {
+			return err
+		}
+	}
+	if users != nil { // before the mount: overlayfs takes its root's owner from here
+		if err := os.Lchown(filepath.Join(temp, "upper"), int(users.UIDs.Host), int(users.GIDs.Host)); err != nil {
 			return err
 		}
 	}

@@ -25,7 +25,7 @@ func readAt(t *testing.T, parts ...string) string {
 
 func newRoot(t *testing.T, s *Store, id string, img *Image) string {
 	t.Helper()
-	root, err := s.Root(context.Background(), id, img)
+	root, err := s.Root(context.Background(), id, img, nil)
 	return at(t, root, err)
 }
 
@@ -95,22 +95,22 @@ func TestRootRefuses(t *testing.T) {
 	f.image("b", "v1", spec{layers: [][]byte{files("f", "b")}})
 	a, b := pull(t, s, f.host()+"/a:v1"), pull(t, s, f.host()+"/b:v1")
 	for _, id := range []string{"", ".", "..", "../x", "a/b", ".hidden", string(make([]byte, 200))} {
-		if root, err := s.Root(context.Background(), id, a); err == nil {
+		if root, err := s.Root(context.Background(), id, a, nil); err == nil {
 			root.Close()
 			t.Errorf("id %q was accepted", id)
 		}
 	}
-	root, err := s.Root(context.Background(), "c", a)
+	root, err := s.Root(context.Background(), "c", a, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	root.Close()
-	if _, err := s.Root(context.Background(), "c", b); err == nil {
+	if _, err := s.Root(context.Background(), "c", b, nil); err == nil {
 		t.Error("a container changed its image")
 	}
 	removeRoot(t, s, "c")
 	remove(t, s, f.host()+"/a:v1")
-	if _, err := s.Root(context.Background(), "c", a); !errors.Is(err, ErrNotFound) {
+	if _, err := s.Root(context.Background(), "c", a, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("root of a removed image: %v", err)
 	}
 }
@@ -151,7 +151,7 @@ func TestRootsAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 16 {
 		all.Go(func() {
-			root, err := s.Root(context.Background(), fmt.Sprint("c", i%4), img)
+			root, err := s.Root(context.Background(), fmt.Sprint("c", i%4), img, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -171,7 +171,7 @@ func TestReboot(t *testing.T) {
 	f, s := newFake(t), newStore(t)
 	f.image("a", "v1", spec{layers: [][]byte{files("f", "image"), files("g", noise(10_000, "g"))}})
 	img := pull(t, s, f.host()+"/a:v1")
-	root, err := s.Root(context.Background(), "c", img)
+	root, err := s.Root(context.Background(), "c", img, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestReboot(t *testing.T) {
 	data := must(os.ReadFile(tar))
 	data[600] ^= 1
 	check(os.WriteFile(tar, data, 0o600))
-	if _, err := s.Root(context.Background(), "c", img); !errors.Is(err, ErrNotFound) {
+	if _, err := s.Root(context.Background(), "c", img, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a damaged layer was used: %v", err)
 	}
 	if s.has(img.Layers[1]) {

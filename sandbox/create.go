@@ -158,7 +158,7 @@ func (c *Container) make(ctx context.Context) error {
 
 // describe makes the container's root and reads from it what its spec needs.
 func (c *Container) describe(ctx context.Context, img *image.Image) (spec *specs.Spec, err error) {
-	root, err := c.pod.pods.Images.Root(ctx, c.id, img)
+	root, err := c.pod.pods.Images.Root(ctx, c.id, img, nil)
 	if err != nil {
 		return nil, fmt.Errorf("make root: %w", err)
 	}

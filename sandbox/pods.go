@@ -77,8 +77,9 @@ type Images interface {
 	// Root makes container id's writable layer over img and returns it as a
 	// detached mount. It may be called again; the layer's content stays. Until
 	// RemoveRoot the image's layers are kept, also when the image is removed. Of
-	// img it needs ID and Layers.
-	Root(ctx context.Context, id string, img *image.Image) (*os.File, error)
+	// img it needs ID and Layers. It shows users, nil for the host's, the owners
+	// that the image names.
+	Root(ctx context.Context, id string, img *image.Image, users *image.Users) (*os.File, error)
 	// RemoveRoot deletes the writable layer; nil if there is none.
 	RemoveRoot(ctx context.Context, id string) error
 	// Roots lists the ids that have a writable layer.

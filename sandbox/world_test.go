@@ -350,7 +350,7 @@ func (s store) Image(ref string) (*image.Image, error) {
 	return nil, image.ErrNotFound
 }
 
-func (s store) Root(ctx context.Context, id string, img *image.Image) (*os.File, error) {
+func (s store) Root(ctx context.Context, id string, img *image.Image, users *image.Users) (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(img.Layers) == 0 {

@@ -21,8 +21,8 @@ type Layer struct {
 // Extract had to invent (a layer with tmp/x alone would close /tmp). It works
 // on the mounted root, where the change goes to the writable layer upper;
 // what upper has already is left alone, so it may be repeated. layers are the
-// uppermost first.
-func AdoptImplied(mount *os.File, upper string, layers []Layer) error {
+// uppermost first; users are the mount's.
+func AdoptImplied(mount *os.File, upper string, layers []Layer, users *Users) error {
 	done := map[string]bool{}
 	for _, layer := range layers {
 		for _, name := range layer.Implied {
@@ -35,7 +35,7 @@ func AdoptImplied(mount *os.File, upper string, layers []Layer) error {
 			}
 			st, err := meant(name, layers)
 			if err == nil && st != nil {
-				err = adopt(mount, name, st)
+				err = adopt(mount, name, st, users)
 			}
 			if err != nil {
 				return fmt.Errorf("adopt directory %q: %w", shorten(name), err)
@@ -104,7 +104,7 @@ func look(name string, layer Layer) (sight, error) {
 	return s, nil
 }
 
-func adopt(mount *os.File, name string, st *unix.Stat_t) error {
+func adopt(mount *os.File, name string, st *unix.Stat_t, users *Users) error {
 	fd, err := unix.Openat2(int(mount.Fd()), name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
@@ -113,7 +113,8 @@ func adopt(mount *os.File, name string, st *unix.Stat_t) error {
 		return os.NewSyscallError("openat2", err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Fchown(fd, int(st.Uid), int(st.Gid)); err != nil {
+	uid, gid := users.owner(st)
+	if err := unix.Fchown(fd, uid, gid); err != nil {
 		return os.NewSyscallError("fchown", err)
 	}
 	if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {

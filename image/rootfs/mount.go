@@ -23,6 +23,7 @@ type Overlay struct {
 	Lower []string // layer trees, the uppermost first; at least one
 	Upper string   // writable layer
 	Work  string   // overlayfs's own, beside Upper on the same filesystem
+	Users *Users   // Upper belongs to their ids 0; nil: the host's
 }
 
 // Mount mounts the overlay and returns it detached: it is in no mount
@@ -33,7 +34,21 @@ type Overlay struct {
 // The mount is volatile: nothing of Upper is synced, so it must not be used
 // after a reboot. It is neither nosuid nor nodev: setuid programs must work,
 // and which devices may be opened is the cgroup's to say. ErrNotSupported.
-func Mount(o Overlay) (*os.File, error) {
+func Mount(o Overlay) (mount *os.File, err error) {
+	if o.Users == nil {
+		return mountOverlay(o)
+	}
+	err = inOwnMounts(func() (err error) {
+		if err := mapLayers(o.Lower, o.Users.Namespace); err != nil {
+			return err
+		}
+		mount, err = mountOverlay(o)
+		return err
+	})
+	return mount, err
+}
+
+func mountOverlay(o Overlay) (*os.File, error) {
 	// A mount marks Work, so that the next one refuses what may be unsynced. The
 	// same boot's page cache has it all.
 	if err := os.RemoveAll(filepath.Join(o.Work, "work", "incompat")); err != nil {

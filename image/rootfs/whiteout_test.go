@@ -40,7 +40,7 @@ func attach(t *testing.T, o Overlay, stack []Layer) string {
 		t.Fatal(err)
 	}
 	defer mount.Close()
-	if err := AdoptImplied(mount, o.Upper, stack); err != nil {
+	if err := AdoptImplied(mount, o.Upper, stack, o.Users); err != nil {
 		t.Fatal(err)
 	}
 	at := t.TempDir()

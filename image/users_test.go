@@ -1,0 +1,58 @@
+package image
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A root for a user namespace is its root's, as is what is written to, also when
+// it is mounted again; the same image serves containers without one.
+func TestRootForAUserNamespace(t *testing.T) {
+	f, s := newFake(t), newStore(t)
+	f.image("a", "v1", spec{layers: [][]byte{files("f", "base")}})
+	f.image("scratch", "v1", spec{})
+	u := &Users{UIDs: IDs{Host: 1 << 20, Size: 1 << 16}, GIDs: IDs{Host: 3 << 20, Size: 1 << 16}}
+	holder := exec.Command("sleep", "infinity")
+	holder.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: 1 << 20, Size: 1 << 16}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: 3 << 20, Size: 1 << 16}},
+	}
+	check(holder.Start())
+	t.Cleanup(func() {
+		check(holder.Process.Kill())
+		holder.Wait() // its error is the signal
+	})
+	u.Namespace = "/proc/" + strconv.Itoa(holder.Process.Pid) + "/ns/user"
+	owner := func(path string, uid, gid uint32) {
+		t.Helper()
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || st.Uid != uid || st.Gid != gid {
+			t.Errorf("%s is %d:%d, %v, want %d:%d", path, st.Uid, st.Gid, err, uid, gid)
+		}
+	}
+	for name, ref := range map[string]string{"a": f.host() + "/a:v1", "scratch": f.host() + "/scratch:v1"} {
+		img := pull(t, s, ref)
+		for range 2 {
+			root, err := s.Root(context.Background(), name, img, u)
+			mounted := at(t, root, err)
+			owner(mounted, 1<<20, 3<<20)
+			if name == "a" {
+				owner(filepath.Join(mounted, "f"), 1<<20, 3<<20)
+				check(os.WriteFile(filepath.Join(mounted, "f"), []byte("changed"), 0o644))
+			}
+			check(unix.Unmount(mounted, 0))
+		}
+		owner(s.path(containersDir, name, "upper"), 1<<20, 3<<20)
+		owner(newRoot(t, s, name+"-host", img), 0, 0)
+		removeRoot(t, s, name)
+		removeRoot(t, s, name+"-host")
+	}
+}
