@@ -57,7 +57,7 @@ func newNode(t *testing.T) *node {
 	pods := &sandbox.Pods{
 		Dir:            filepath.Join(t.TempDir(), "pods"),
 		DefaultRuntime: "fast",
-		Runtimes:       map[string]sandbox.Runtime{"fast": n.runtime, "slow": n.runtime},
+		Runtimes:       map[string]sandbox.Runtime{"fast": n.runtime, "slow": &fakeRuntime{noUserNS: errors.New("too old")}},
 		Network:        n.network,
 		Images:         fakeRoots{store, t.TempDir()},
 	}
@@ -141,6 +141,7 @@ type fakeRuntime struct {
 	exec      func(ctx context.Context, e oci.Exec) (int, error) // what Exec does
 	reopened  int
 	broken    map[string]error // containers and pods whose numbers cannot be read
+	noUserNS  error
 }
 
 type process struct {
@@ -148,6 +149,7 @@ type process struct {
 	exit  oci.Exit
 }
 
+func (f *fakeRuntime) UserNamespaces() error                    { return f.noUserNS }
 func (f *fakeRuntime) MakePod(context.Context, oci.Pod) error   { return nil }
 func (f *fakeRuntime) RemovePod(context.Context, oci.Pod) error { return nil }
 

@@ -32,12 +32,12 @@ func (s *Server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*ru
 		}},
 		// Admission of pods that ask for a feature depends on these: a feature
 		// is named here only when it is built.
-		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: features(s.Pods.Runtimes[s.Pods.DefaultRuntime])}},
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "", Features: handlerFeatures(s.Pods.Runtimes[s.Pods.DefaultRuntime])}},
 		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Pods.Runtimes)) {
 		resp.RuntimeHandlers = append(resp.RuntimeHandlers,
-			&runtimeapi.RuntimeHandler{Name: name, Features: features(s.Pods.Runtimes[name])})
+			&runtimeapi.RuntimeHandler{Name: name, Features: handlerFeatures(s.Pods.Runtimes[name])})
 	}
 	if req.GetVerbose() {
 		resp.Info = s.Info()
@@ -45,8 +45,11 @@ func (s *Server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*ru
 	return resp, nil
 }
 
-func features(r sandbox.Runtime) *runtimeapi.RuntimeHandlerFeatures {
-	return &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: r.Features().RecursiveReadOnly}
+func handlerFeatures(r sandbox.Runtime) *runtimeapi.RuntimeHandlerFeatures {
+	return &runtimeapi.RuntimeHandlerFeatures{
+		RecursiveReadOnlyMounts: r.Features().RecursiveReadOnly,
+		UserNamespaces:          r.UserNamespaces() == nil,
+	}
 }
 
 func condition(ctx context.Context, kind, reason string, part Checker) *runtimeapi.RuntimeCondition {

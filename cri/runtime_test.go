@@ -41,6 +41,9 @@ func TestStatus(t *testing.T) {
 		if h.GetFeatures() == nil {
 			t.Errorf("handler %q has no features", h.GetName())
 		}
+		if got, want := h.GetFeatures().GetUserNamespaces(), h.GetName() != "slow"; got != want {
+			t.Errorf("handler %q gives user namespaces: %v, want %v", h.GetName(), got, want)
+		}
 	}
 	if want := []string{"", "fast", "slow"}; !slices.Equal(handlers, want) {
 		t.Errorf("handlers %q, want %q", handlers, want)

@@ -254,7 +254,7 @@ func TestRootUsageOfALayerThatGoes(t *testing.T) {
 		}
 	})
 	for range 50 {
-		root, err := s.Root(t.Context(), "one", img)
+		root, err := s.Root(t.Context(), "one", img, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -127,7 +127,12 @@ func (c *Container) create(ctx context.Context) error {
 
 func (c *Container) make(ctx context.Context) error {
 	w := stopwatch{pods: c.pod.pods}
-	err := w.effect(ctx, "record container", func() error { return writeNew(c.dir, c.config, c.record()) })
+	err := w.effect(ctx, "record container", func() error {
+		if err := writeNew(c.dir, c.config, c.record()); err != nil {
+			return err
+		}
+		return c.pod.admit(filepath.Dir(c.dir), c.dir)
+	})
 	if err != nil {
 		return err
 	}
@@ -158,7 +163,7 @@ func (c *Container) make(ctx context.Context) error {
 
 // describe makes the container's root and reads from it what its spec needs.
 func (c *Container) describe(ctx context.Context, img *image.Image) (spec *specs.Spec, err error) {
-	root, err := c.pod.pods.Images.Root(ctx, c.id, img, nil)
+	root, err := c.pod.pods.Images.Root(ctx, c.id, img, c.pod.rootUsers())
 	if err != nil {
 		return nil, fmt.Errorf("make root: %w", err)
 	}

@@ -111,6 +111,9 @@ func newLife(t *testing.T, s setup) *life {
 	if l.RunDir, err = os.MkdirTemp("/dev/shm", "berth-kill-"); err != nil { // the paths of sockets are short
 		t.Fatal(err)
 	}
+	if err := os.Chmod(l.RunDir, 0o711); err != nil { // as oci.MakeRunDir makes it
+		t.Fatal(err)
+	}
 	l.LogDir, l.Shared = t.TempDir(), t.TempDir()
 	t.Cleanup(l.endKeeper)
 	t.Cleanup(l.endFailed)

@@ -200,6 +200,18 @@ func TestKilledAtEveryStepAndLeftAlone(t *testing.T) {
 	})
 }
 
+// A pod with a user namespace, and in it a shared pid namespace with its init,
+// comes and goes like any other.
+func TestKilledAtEveryStepOfAUserNamespace(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, s setup) {
+		s.Users = true
+		again := func(n int) []death { return []death{{Count: n + 1}} }
+		for n, p := range everyStep(rehearse(t, s), again) {
+			t.Run(fmt.Sprint("step ", n+1), func(t *testing.T) { newLife(t, s).live(p) })
+		}
+	})
+}
+
 // berthd is killed while the keeper, the runner and the OCI runtime work for it:
 // they go on, and the next daemon takes over what they have done meanwhile.
 func TestKilledInTheMiddleOfAStep(t *testing.T) {

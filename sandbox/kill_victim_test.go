@@ -36,6 +36,7 @@ type setup struct {
 	Image           string // reference
 	LogDir          string // of the pod
 	Shared          string // directory that the container has at /shared
+	Users           bool   // the pod has a user namespace
 }
 
 // order is a line that a victim reads. It opens, and recovers, with the first.
@@ -384,16 +385,28 @@ func (v *victim) seen() string {
 func (v *victim) podConfig() *runtimeapi.PodSandboxConfig {
 	config := podConfig("a")
 	config.LogDirectory = v.LogDir
+	podLinux(config).SecurityContext.NamespaceOptions = v.namespaces()
 	return config
 }
 
+// namespaces: one with a user namespace shares its pid namespace too, whose init
+// lives in it.
+func (v *victim) namespaces() *nsOpt {
+	if !v.Users {
+		return nil
+	}
+	return &nsOpt{Pid: nsPod, UsernsOptions: usersOf(1<<20, 1<<16)}
+}
+
 func (v *victim) containerConfig() *runtimeapi.ContainerConfig {
+	ns := v.namespaces()
 	return &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "x"},
 		Image:    &runtimeapi.ImageSpec{Image: v.Image},
 		Command:  []string{"sh", "-c", containerScript},
 		LogPath:  "x.log",
-		Mounts:   []*runtimeapi.Mount{{ContainerPath: "/shared", HostPath: v.Shared}},
+		Mounts:   []*runtimeapi.Mount{{ContainerPath: "/shared", HostPath: v.Shared, UidMappings: ns.GetUsernsOptions().GetUids(), GidMappings: ns.GetUsernsOptions().GetGids()}},
+		Linux:    &runtimeapi.LinuxContainerConfig{SecurityContext: &ctrSC{NamespaceOptions: ns}},
 	}
 }
 

@@ -33,10 +33,6 @@ func (p *Pod) checkMounts(mounts []*runtimeapi.Mount) error {
 			return invalid(field+"selinux_relabel", "SELinux is not supported")
 		case propagations[m.GetPropagation()] == "":
 			return invalid(field+"propagation", "%d is not PRIVATE, HOST_TO_CONTAINER or BIDIRECTIONAL", m.GetPropagation())
-		case len(m.GetUidMappings()) > 0:
-			return invalid(field+"uidMappings", "user namespaces are not supported")
-		case len(m.GetGidMappings()) > 0:
-			return invalid(field+"gidMappings", "user namespaces are not supported")
 		}
 		if err := p.checkRecursiveReadOnly(field, m); err != nil {
 			return err
@@ -132,6 +128,8 @@ func configMounts(config *runtimeapi.ContainerConfig, hostPaths []string) []spec
 			Destination: path.Clean(m.GetContainerPath()),
 			Type:        "bind",
 			Source:      hostPaths[i],
+			UIDMappings: mappings(m.GetUidMappings()),
+			GIDMappings: mappings(m.GetGidMappings()),
 			Options:     append([]string{"rbind", propagations[m.GetPropagation()], access}, m.GetMountOptions()...),
 		})
 	}

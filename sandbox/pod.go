@@ -201,6 +201,7 @@ func (p *Pod) oci() oci.Pod {
 		Dir:        p.dir,
 		Cgroup:     cgroup,
 		OwnsCgroup: owned,
+		Users:      p.users(),
 		HostNet:    p.hostNetwork(),
 		HostIPC:    ns.GetIpc() == runtimeapi.NamespaceMode_NODE,
 		SharedPID:  ns.GetPid() == runtimeapi.NamespaceMode_POD,
@@ -227,7 +228,7 @@ func (p *Pod) cni() cni.Pod {
 // oci is the container as its runtime knows it.
 func (c *Container) oci() oci.Container {
 	cgroup, _ := c.pod.cgroup()
-	return oci.Container{ID: c.id, Dir: c.dir, Cgroup: cgroup + "/" + c.id}
+	return oci.Container{ID: c.id, Dir: c.dir, Cgroup: cgroup + "/" + c.id, Users: c.pod.users()}
 }
 
 // runtime is the OCI runtime of the pod's handler. Where that one is no longer

@@ -18,6 +18,8 @@ import (
 // Every method may be called again after a failure or a crash: it finishes what
 // the last call began and tolerates what is missing.
 type Runtime interface {
+	// UserNamespaces says why no pod can have a user namespace here; nil: pods can.
+	UserNamespaces() error
 	// MakePod makes and pins the pod's namespaces, /dev/shm and cgroup.
 	MakePod(ctx context.Context, p oci.Pod) error
 	// RemovePod undoes MakePod, and kills whatever lives in the pod's own

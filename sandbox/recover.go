@@ -61,7 +61,11 @@ func (ps *Pods) read() (err error) {
 	if ps.node, err = lookAround(ps.NoFile); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(ps.Dir, 0o700); err != nil {
+	// To be gone through by the roots of user namespaces, not to be listed.
+	if err := os.MkdirAll(ps.Dir, 0o711); err != nil {
+		return err
+	}
+	if err := open(ps.Dir, 0o711, -1); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(ps.Dir)

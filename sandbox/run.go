@@ -114,7 +114,12 @@ func (p *Pod) make(ctx context.Context) error {
 		name string
 		do   func() error
 	}{
-		{"record pod", func() error { return writeNew(p.dir, p.config, p.record()) }},
+		{"record pod", func() error {
+			if err := writeNew(p.dir, p.config, p.record()); err != nil {
+				return err
+			}
+			return p.admit(p.dir)
+		}},
 		{"runtime.MakePod", func() error { return p.runtime().MakePod(ctx, p.oci()) }},
 		{"network.Add", func() (err error) {
 			if !p.hostNetwork() {

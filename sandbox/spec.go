@@ -23,6 +23,9 @@ func Spec(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts 
 	if err != nil {
 		return nil, err
 	}
+	if err := checkMapped(p.Users, facts.User); err != nil {
+		return nil, err
+	}
 	sc := config.GetLinux().GetSecurityContext()
 	seccomp, err := seccompRules(sc, process.Capabilities.Bounding, facts.SeccompProfile)
 	if err != nil {
@@ -140,6 +143,9 @@ func environment(config *runtimeapi.ContainerConfig, facts Facts) []string {
 // namespaces: the pod's by path; none where it is the host's.
 func namespaces(p oci.Pod, c oci.Container, options *runtimeapi.NamespaceOption) []specs.LinuxNamespace {
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
+	if p.Users != nil { // the path alone: with mappings beside it, runtimes would have two answers
+		list = append(list, specs.LinuxNamespace{Type: specs.UserNamespace, Path: p.UserNS()})
+	}
 	if !p.HostNet {
 		list = append(list,
 			specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: p.NetNS()},
@@ -189,6 +195,7 @@ func mounts(p oci.Pod, config *runtimeapi.ContainerConfig, hostPaths []string) [
 	usual = slices.DeleteFunc(usual, func(m specs.Mount) bool {
 		return slices.ContainsFunc(own, func(o specs.Mount) bool { return beneath(m.Destination, o.Destination) })
 	})
+	mapMounts(p.Users, usual)
 	return append(usual, own...)
 }
 

@@ -60,6 +60,10 @@ func TestSpec(t *testing.T) {
 		"resources":  func(*oci.Pod) {},
 		"confined":   func(*oci.Pod) {},
 		"privileged": func(*oci.Pod) {},
+		"userns": func(p *oci.Pod) {
+			p.SharedPID = true
+			p.Users = &oci.UserNamespace{UIDs: oci.IDs{Host: 65536, Size: 65536}, GIDs: oci.IDs{Host: 131072, Size: 65536}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("testdata", "spec", name+".json")

@@ -102,7 +102,7 @@ func (c *Container) launch(ctx context.Context) (err error) {
 	s := oci.Start{Container: c.oci(), Spec: spec, Stdin: c.config.GetStdin(), Target: target}
 	defer func() { err = errors.Join(err, closeFiles(s.Root, s.Log)) }()
 	err = w.effect(ctx, "images.Root", func() (err error) {
-		s.Root, err = ps.Images.Root(ctx, c.id, &image.Image{ID: rec.Image.ID, Layers: rec.Image.Layers}, nil)
+		s.Root, err = ps.Images.Root(ctx, c.id, &image.Image{ID: rec.Image.ID, Layers: rec.Image.Layers}, c.pod.rootUsers())
 		return err
 	})
 	if err != nil {

@@ -71,6 +71,7 @@ func (ps *Pods) validatePod(req RunRequest) error {
 		func() error { return checkPorts(c.GetPortMappings()) },
 		func() error { return checkPodLinux(c.GetLinux()) },
 		func() error { return ps.node.checkPodSecurity(c.GetLinux().GetSecurityContext()) },
+		func() error { return ps.checkUserNamespaces(req) },
 		func() error {
 			if c.GetWindows() != nil {
 				return invalid("windows", "this is Linux")
@@ -203,17 +204,10 @@ func checkPodLinux(l *runtimeapi.LinuxPodSandboxConfig) error {
 	case ns.GetTargetId() != "":
 		return invalid(at+"namespace_options.target_id", "is not for pods")
 	}
-	if err := checkUserNamespace(at, ns.GetUsernsOptions()); err != nil {
+	if err := checkUserNamespace(at, ns); err != nil {
 		return err
 	}
 	return checkSysctls(l.GetSysctls(), ns)
-}
-
-func checkUserNamespace(at string, u *runtimeapi.UserNamespace) error {
-	if u != nil && (u.GetMode() != runtimeapi.NamespaceMode_NODE || len(u.GetUids())+len(u.GetGids()) > 0) {
-		return invalid(at+"namespace_options.userns_options", "user namespaces are not supported; use mode NODE without mappings")
-	}
-	return nil
 }
 
 var (

@@ -30,6 +30,7 @@ func (p *Pod) validateContainer(c *runtimeapi.ContainerConfig) error {
 		},
 		func() error { return checkProcess(c) },
 		func() error { return p.checkMounts(c.GetMounts()) },
+		func() error { return p.checkMountMappings(c.GetMounts()) },
 		func() error { return checkDevices(c.GetDevices()) },
 		func() error { return p.checkLog(c.GetLogPath()) },
 		func() error { return checkStdio(c) },
@@ -114,5 +115,5 @@ func (p *Pod) checkNamespaces(ns *runtimeapi.NamespaceOption) error {
 	case ns.GetTargetId() != "":
 		return invalid(at+"target_id", "is for pid TARGET alone")
 	}
-	return checkUserNamespace("linux.security_context.", ns.GetUsernsOptions())
+	return p.checkUsers(ns)
 }

@@ -118,7 +118,6 @@ func TestValidatePod(t *testing.T) {
 		{sc + "namespace_options.ipc", ns(&nsOpt{Ipc: nsContainer})},
 		{sc + "namespace_options.pid", ns(&nsOpt{Pid: nsTarget})},
 		{sc + "namespace_options.target_id", ns(&nsOpt{TargetId: "x"})},
-		{sc + "namespace_options.userns_options", ns(&nsOpt{UsernsOptions: &runtimeapi.UserNamespace{Mode: nsPod}})},
 		{sc + "run_as_group", func(c *podC) { podLinux(c).SecurityContext.RunAsGroup = &runtimeapi.Int64Value{} }},
 		{sc + "selinux_options", func(c *podC) { podLinux(c).SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"} }},
 		{sc + "run_as_user", func(c *podC) { podLinux(c).SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: -1} }},
@@ -227,7 +226,6 @@ func TestValidateContainer(t *testing.T) {
 		{ns + "target_id", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Pid: nsTarget} })},
 		{ns + "target_id", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{Pid: nsTarget, TargetId: "../" + newID()} })},
 		{ns + "target_id", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{TargetId: "x"} })},
-		{ns + "userns_options", security(func(s *ctrSC) { s.NamespaceOptions = &nsOpt{UsernsOptions: &runtimeapi.UserNamespace{}} })},
 	} {
 		pod := podConfig("a")
 		pod.LogDirectory = "/var/log/pods/a"

@@ -201,6 +201,8 @@ func TestSecretsAndModes(t *testing.T) {
 			ours := strings.HasPrefix(path, m.Dir) || strings.HasPrefix(path, m.Mirror)
 			want := fs.FileMode(0o600)
 			switch base := filepath.Base(path); {
+			case path == m.Dir:
+				want = 0o711
 			case d.IsDir():
 				want = 0o700
 			case base == hostsFile || base == hostnameFile || base == resolvFile:

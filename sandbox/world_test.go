@@ -43,6 +43,7 @@ type world struct {
 	asked    oci.Pod // of the last MakePod
 	updates  []oci.Update
 	features oci.Features
+	noUserNS error   // why pods get no user namespaces
 	askedNet cni.Pod // of the last Add
 	nextIP   int
 
@@ -83,6 +84,8 @@ func newWorld(dir string) (*world, error) {
 	}
 	return w, nil
 }
+
+func (w *world) UserNamespaces() error { return w.noUserNS }
 
 func (w *world) MakePod(ctx context.Context, p oci.Pod) error {
 	w.mu.Lock()

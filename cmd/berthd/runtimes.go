@@ -26,6 +26,7 @@ type runtimes struct {
 	keeper   *keeper.Client
 	handlers map[string]sandbox.Runtime // by the name that pods ask for
 	shown    map[string]shownRuntime    // the same ones, in a verbose Status
+	noUserNS error                      // why pods get no user namespaces
 }
 
 type shownRuntime struct {
@@ -48,6 +49,10 @@ func openRuntimes(ctx context.Context, c config) (*runtimes, error) {
 	}
 	if err := all.keeper.Open(ctx); err != nil {
 		return nil, fmt.Errorf("connect to berth-keeper: %w", err)
+	}
+	all.noUserNS = oci.TryUserNamespaces(ctx, all.keeper, c.RunDir, c.DataDir)
+	if all.noUserNS != nil {
+		klog.InfoS("Pods get no user namespaces", "reason", all.noUserNS)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Runtime.Handlers)) {
 		if err := all.add(ctx, c, name); err != nil {
@@ -74,7 +79,7 @@ func (r *runtimes) add(ctx context.Context, c config, name string) error {
 		}
 		path = found
 	}
-	runtime := &oci.Runtime{Name: name, Path: path, Run: c.RunDir, Keeper: r.keeper, Timeout: time.Duration(c.Runtime.Timeout)}
+	runtime := &oci.Runtime{Name: name, Path: path, Run: c.RunDir, Keeper: r.keeper, NoUserNS: r.noUserNS, Timeout: time.Duration(c.Runtime.Timeout)}
 	if err := runtime.Probe(ctx); err != nil {
 		return err
 	}
