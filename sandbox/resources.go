@@ -25,6 +25,7 @@ const (
 	minPeriod  = 1000 // microseconds
 	maxPeriod  = 1000000
 	minQuota   = 1000 // microseconds
+	maxQuota   = 1<<44 - 1
 	unlimited  = -1
 	maxCPUs    = 8192    // of a list; the kernel's NR_CPUS is at most that
 	maxList    = 1 << 15 // bytes
@@ -74,7 +75,7 @@ func checkCPU(r *runtimeapi.LinuxContainerResources) error {
 		return invalid(atResources+"cpu_period", "%d is not between %d and %d microseconds", period, minPeriod, maxPeriod)
 	case quota != 0 && quota != unlimited && quota < minQuota:
 		return invalid(atResources+"cpu_quota", "%d is neither -1 nor at least %d microseconds", quota, minQuota)
-	case quota > 1<<44:
+	case quota > maxQuota:
 		return invalid(atResources+"cpu_quota", "%d microseconds are more than the kernel can count; -1 is unlimited", quota)
 	case shares != 0 && (shares < minShares || shares > maxShares):
 		return invalid(atResources+"cpu_shares", "%d is not between %d and %d", shares, minShares, maxShares)

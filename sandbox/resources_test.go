@@ -52,6 +52,8 @@ func TestCheckResources(t *testing.T) {
 		{"", v1node, &res{CpuQuota: 1000}},
 		{"cpu_quota", v1node, &res{CpuQuota: 999}},
 		{"cpu_quota", v1node, &res{CpuQuota: -2}},
+		{"", v1node, &res{CpuQuota: maxQuota}},
+		{"cpu_quota", v1node, &res{CpuQuota: maxQuota + 1}},
 		{"cpu_quota", v1node, &res{CpuQuota: math.MaxInt64}},
 		{"cpu_shares", v1node, &res{CpuShares: 1}},
 		{"cpu_shares", v1node, &res{CpuShares: -1}},

@@ -124,6 +124,29 @@ func TestHostileWorkingDirectory(t *testing.T) {
 	})
 }
 
+// What an image says of volumes and labels is no instruction (CVE-2022-23648):
+// nothing of the host is mounted, copied or made for it.
+func TestHostileImageConfig(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		pod := n.runPod(t, podConfig(t, "web"))
+		outside := t.TempDir()
+		writeHost(t, filepath.Join(outside, "secret"), "secret\n")
+		image := n.pullWith(t, "volumes", ocispec.ImageConfig{
+			Volumes: map[string]struct{}{"/../../../../.." + outside: {}, outside + "/made": {}, "/proc/self/root": {}, "/data": {}},
+			Labels:  map[string]string{"io.kubernetes.cri.mounts": outside + ":/host", "run.oci.hooks.stdout": outside + "/hook", "org.systemd.property.MemoryMax": "1"},
+		}, registry.Dir("proc", 0o755), registry.Dir("data", 0o755))
+		script := fmt.Sprintf("ls -d %s /host 2>/dev/null; grep -c %s /proc/mounts; touch /data/x && echo writable", outside, filepath.Base(outside))
+		got := n.says(t, pod, "main", script, func(c *runtimeapi.ContainerConfig) { c.Image.Image = image })
+		if got != "0\nwritable" {
+			t.Errorf("the container says %q", got)
+		}
+		if left, err := os.ReadDir(outside); err != nil || len(left) != 1 {
+			t.Errorf("on the host: %v, %v", left, err)
+		}
+	})
+}
+
 // Every byte that a spec can hold arrives as it was.
 func TestEnvironmentBytes(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, n *node) {

@@ -173,7 +173,7 @@ func startConfined(self *os.File) (*confined, error) {
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_PARENT,
 	}
-	if err := cmd.Start(); err != nil {
+	if err := spawn(cmd, 0); err != nil {
 		i.drop()
 		return nil, err
 	}

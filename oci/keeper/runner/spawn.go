@@ -11,7 +11,8 @@ import (
 // its own. A child has its parent's from its first moment.
 var spawning sync.RWMutex
 
-// spawn starts cmd with oom_score_adj adj, where this process may set that.
+// spawn starts cmd with oom_score_adj adj, where this process may set that. All
+// programs are started by it.
 func spawn(cmd *exec.Cmd, adj int) error {
 	if adj == 0 { // our own
 		spawning.RLock()
