@@ -36,7 +36,8 @@ type PodUsage struct {
 }
 
 // Stats reads what a running container uses. Its files are opened at the first
-// call and stay open until Remove. ErrNotRunning if its cgroup is gone.
+// call and stay open until Wait returns, or Remove. ErrNotRunning if its cgroup is
+// gone.
 func (r *Runtime) Stats(ctx context.Context, c Container) (u Usage, err error) {
 	if err := ctx.Err(); err != nil {
 		return Usage{}, err

@@ -53,6 +53,9 @@ func TestStats(t *testing.T) {
 		if u, err = r.Stats(c.ctx, c.Container); err != nil || u.NanoCores == nil || *u.NanoCores == 0 || *u.NanoCores > uint64(u.CPU.Usage) {
 			t.Errorf("cores: %+v, %v", u.NanoCores, err)
 		}
+		c.write("\n")
+		c.wait()
+		r.empty(t)
 	})
 }
 

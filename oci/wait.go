@@ -30,6 +30,7 @@ func (r *Runtime) Wait(ctx context.Context, c Container) (Exit, error) {
 	if err != nil {
 		return Exit{}, fmt.Errorf("wait for container %s: %w", c.ID, err)
 	}
+	r.gauges.drop(c.ID) // it may stay for long before it is removed
 	if e.Code < 0 {
 		return Exit{At: e.At, OOMKilled: e.OOMKilled}, fmt.Errorf("container %s: %w", c.ID, ErrExitUnknown)
 	}
