@@ -47,8 +47,9 @@ func walk(ctx context.Context, path string) (bytes, inodes uint64, err error) {
 const mostPending = 1 << 18
 
 type walker struct {
-	// An inode of several names counts at each of them for a part. All of them
-	// are in the tree: nobody can link from it to elsewhere.
+	// An inode of several names counts at each of them for a part. All of them are
+	// in the tree: a container cannot link from it to elsewhere, and overlayfs does
+	// so with whiteouts alone.
 	bytes, inodes float64
 	pending       []unix.FileHandle
 	pace          pace

@@ -40,7 +40,7 @@ func Open(p string) (*Dir, error) {
 			{slices.Contains(h.controllers, "memory"), &d.memory},
 			{slices.Contains(h.controllers, "pids"), &d.pids},
 		} {
-			if !part.in {
+			if !part.in || *part.fd != none { // not its own, or mounted at a second place too
 				continue
 			}
 			fd, err := unix.Open(filepath.Join(h.mount, p), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
