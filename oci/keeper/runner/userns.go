@@ -154,7 +154,7 @@ func startUserNS(uids, gids IDs, flags uintptr) (*userNS, error) {
 		GidMappingsEnableSetgroups: true,
 		Credential:                 &syscall.Credential{}, // the namespace's root
 	}
-	if err := cmd.Start(); err != nil {
+	if err := spawn(cmd, 0); err != nil {
 		orders.Close()
 		answers.Close()
 		return nil, fmt.Errorf("make user namespace: %w", err)
