@@ -15,6 +15,7 @@ type content struct {
 	present bool  // it is on disk, complete
 	size    int64 // bytes; 0 until present
 	tree    treeInfo
+	moving  transfer // of a layer that a pull brings
 }
 
 // claim is the right of a record, a writable layer or a pull to find content

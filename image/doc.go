@@ -32,6 +32,6 @@
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), claim.go (who needs what), record.go, open.go, ref.go, manifest.go,
-// platform.go, resolve.go, pull.go, ingest.go, tree.go, root.go, remove.go,
-// usage.go (survey.go, walk.go: writable layers measured), space.go.
+// platform.go, resolve.go, pull.go, ingest.go, watch.go, tree.go, root.go,
+// remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

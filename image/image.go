@@ -54,16 +54,9 @@ type Auth struct {
 
 // Pull asks for one image.
 type Pull struct {
-	Ref      string         // as people write it: "busybox", "host:5000/a/b:tag", "a@sha256:…"
-	Auth     Auth           // anonymous if zero
-	Progress func(Progress) // may be nil; called from one goroutine at a time, must not block
-}
-
-// Progress is how far a pull is. Layers that the store has already count as
-// done.
-type Progress struct {
-	LayersDone, Layers int
-	Bytes, Total       int64 // compressed bytes
+	Ref   string // as people write it: "busybox", "host:5000/a/b:tag", "a@sha256:…"
+	Auth  Auth   // anonymous if zero
+	Watch *Watch // tells how far the pull is; nil: nobody looks
 }
 
 // Usage is what the store, or a part of it, takes on its filesystem.

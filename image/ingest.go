@@ -19,7 +19,7 @@ import (
 // ingest downloads one layer, proves it, extracts it and makes it visible. The
 // caller has a claim on it and the lock that makes this the only one to do it.
 // On an error nothing of it stays.
-func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.Declared, m *meter) (err error) {
+func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.Declared) (err error) {
 	if err := s.room(d.Size); err != nil {
 		return err
 	}
@@ -32,6 +32,12 @@ func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.D
 			err = errors.Join(err, s.discard(temp))
 		}
 	}()
+	t := s.transfer(d.DiffID)
+	defer func() {
+		if err != nil {
+			t.begin(Waiting) // whoever waits for this layer is the next to try
+		}
+	}()
 	made := filepath.Join(temp, "layer")
 	if err := os.Mkdir(made, 0o700); err != nil {
 		return err
@@ -41,10 +47,12 @@ func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.D
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	size, err := s.download(ctx, f, repo, d, m)
+	t.begin(Downloading)
+	size, err := s.download(ctx, f, repo, d, t)
 	if err != nil {
 		return err
 	}
+	t.phase.Store(int32(Extracting))
 	tree := filepath.Join(temp, "tree")
 	var info treeInfo
 	group, ctx := errgroup.WithContext(ctx)
@@ -66,6 +74,7 @@ func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.D
 	l := s.layerLocked(d.DiffID)
 	l.present, l.size, l.tree = true, size, info
 	s.mu.Unlock()
+	t.phase.Store(int32(Done))
 	return s.discard(temp)
 }
 
@@ -84,21 +93,20 @@ func (s *Store) reveal(d digest.Digest, tree, made string) error {
 }
 
 // download writes the layer's tar to f.
-func (s *Store) download(ctx context.Context, f *os.File, repo *registry.Repository, d layer.Declared, m *meter) (int64, error) {
+func (s *Store) download(ctx context.Context, f *os.File, repo *registry.Repository, d layer.Declared, t *transfer) (int64, error) {
 	blob := repo.Blob(ctx, d.Digest, d.Size)
 	defer blob.Close()
-	return layer.Inflate(ctx, &guarded{store: s, file: f}, &metered{blob, d, m}, d)
+	return layer.Inflate(ctx, &guarded{store: s, file: f}, &counted{blob, t}, d)
 }
 
-// metered tells a meter what is read.
-type metered struct {
+// counted counts what is read of a layer.
+type counted struct {
 	io.Reader
-	layer layer.Declared
-	meter *meter
+	transfer *transfer
 }
 
-func (r *metered) Read(p []byte) (int, error) {
+func (r *counted) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
-	r.meter.add(r.layer, int64(n))
+	r.transfer.bytes.Add(int64(n))
 	return n, err
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -51,7 +50,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, p Pull) (*Image
 	c := r.claim()
 	s.hold(c)
 	defer s.release(c)
-	if err := s.fetchLayers(ctx, repo, r, p.Progress); err != nil {
+	if err := s.fetchLayers(ctx, repo, r, p.Watch); err != nil {
 		return nil, err
 	}
 	if err := s.writeBlobs(r); err != nil {
@@ -66,7 +65,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, p Pull) (*Image
 
 // fetchLayers brings all layers into the store, the largest first: the last one
 // to begin decides when the pull ends.
-func (s *Store) fetchLayers(ctx context.Context, repo *registry.Repository, r *resolved, report func(Progress)) error {
+func (s *Store) fetchLayers(ctx context.Context, repo *registry.Repository, r *resolved, watch *Watch) error {
 	var todo []layer.Declared
 	seen := map[digest.Digest]bool{}
 	for i, l := range r.last.Layers {
@@ -75,35 +74,35 @@ func (s *Store) fetchLayers(ctx context.Context, repo *registry.Repository, r *r
 			todo = append(todo, layer.Declared{Digest: l.Digest, Size: l.Size, DiffID: diffID})
 		}
 	}
+	s.show(watch, todo)
 	slices.SortStableFunc(todo, func(a, b layer.Declared) int { return cmp.Compare(b.Size, a.Size) })
-	m := newMeter(todo, report)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, d := range todo {
-		group.Go(func() error { return s.fetchLayer(ctx, repo, d, m) })
+		group.Go(func() error { return s.fetchLayer(ctx, repo, d) })
 	}
 	return group.Wait()
 }
 
 // fetchLayer brings one layer and its tree into the store, or waits for another
 // pull that does.
-func (s *Store) fetchLayer(ctx context.Context, repo *registry.Repository, d layer.Declared, m *meter) error {
+func (s *Store) fetchLayer(ctx context.Context, repo *registry.Repository, d layer.Declared) error {
 	unlock, err := s.busy.lock(ctx, "layer "+d.DiffID.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if !s.has(d.DiffID) {
-		select {
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if err := s.ingest(ctx, repo, d, m); err != nil {
-			return s.spaceError(err, d.Size)
-		}
+	if s.has(d.DiffID) {
+		return nil
 	}
-	m.done(d)
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := s.ingest(ctx, repo, d); err != nil {
+		return s.spaceError(err, d.Size)
+	}
 	return nil
 }
 
@@ -162,49 +161,6 @@ func (s *Store) publish(named reference.Named, r *resolved) (*Image, error) {
 		s.installLocked(e)
 	}
 	return s.images[r.id], nil
-}
-
-// meter adds up the progress of one pull.
-type meter struct {
-	mu     sync.Mutex
-	report func(Progress)
-	now    Progress
-	layers map[digest.Digest]int64 // bytes counted, by diffID
-}
-
-func newMeter(todo []layer.Declared, report func(Progress)) *meter {
-	m := &meter{report: report, layers: map[digest.Digest]int64{}}
-	m.now.Layers = len(todo)
-	for _, d := range todo {
-		m.now.Total += d.Size
-	}
-	return m
-}
-
-// add counts n bytes of a layer.
-func (m *meter) add(d layer.Declared, n int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n = min(n, d.Size-m.layers[d.DiffID])
-	m.layers[d.DiffID] += n
-	m.now.Bytes += n
-	m.tellLocked()
-}
-
-// done counts a whole layer, whoever brought it.
-func (m *meter) done(d layer.Declared) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.now.Bytes += d.Size - m.layers[d.DiffID]
-	m.layers[d.DiffID] = d.Size
-	m.now.LayersDone++
-	m.tellLocked()
-}
-
-func (m *meter) tellLocked() {
-	if m.report != nil {
-		m.report(m.now)
-	}
 }
 
 // spaceError names the store and the need when err is a full disk.

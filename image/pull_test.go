@@ -221,20 +221,19 @@ func TestPullCancelled(t *testing.T) {
 	slow := files("slow", noise(100_000, "slow"))
 	slowBlob := digest.FromBytes(gzipped(slow)).String()
 	f.image("a", "v1", spec{layers: [][]byte{files("fast", "x"), slow}})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var watch Watch
 	f.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.Contains(r.URL.Path, slowBlob) {
 			return false
 		}
+		watch.until(t, func(l []LayerProgress) bool { return l[0].Phase == Done })
+		cancel()
 		<-r.Context().Done()
 		return true
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	_, err := s.Pull(ctx, Pull{Ref: f.host() + "/a:v1", Progress: func(p Progress) {
-		if p.LayersDone == 1 {
-			cancel()
-		}
-	}})
+	_, err := s.Pull(ctx, Pull{Ref: f.host() + "/a:v1", Watch: &watch})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
@@ -307,26 +306,6 @@ func TestJoinedPullOutlivesTheFirst(t *testing.T) {
 	}
 	if err := <-secondDone; err != nil {
 		t.Errorf("second: %v", err)
-	}
-}
-
-func TestProgress(t *testing.T) {
-	f, s := newFake(t), newStore(t)
-	f.image("a", "v1", spec{layers: [][]byte{files("a", noise(400_000, "a")), files("b", "b"), files("b", "b")}})
-	for range 2 {
-		var last Progress
-		_, err := s.Pull(context.Background(), Pull{Ref: f.host() + "/a:v1", Progress: func(p Progress) {
-			if p.Bytes < last.Bytes || p.LayersDone < last.LayersDone || p.Bytes > p.Total {
-				t.Errorf("progress from %+v to %+v", last, p)
-			}
-			last = p
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if last.Layers != 2 || last.LayersDone != 2 || last.Bytes != last.Total || last.Total == 0 {
-			t.Errorf("progress ends at %+v", last)
-		}
 	}
 }
 
