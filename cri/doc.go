@@ -22,6 +22,7 @@
 // comes with the generated servers that Server embeds.
 //
 // Read in this order: server.go, intercept.go and errors.go, then the RPCs by
-// group: runtime.go, pod.go, container.go, exec.go, log.go, stats.go, image.go; filter.go
-// is what the Lists share, socket.go makes the listener.
+// group: runtime.go, pod.go, container.go, exec.go, log.go, update.go, stats.go,
+// image.go, pull.go; filter.go is what the Lists share, socket.go makes the
+// listener.
 package cri

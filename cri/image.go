@@ -17,11 +17,16 @@ import (
 // image_id name everywhere else. The kubelet sets no deadline: a pull without
 // progress is given up by package image.
 func (s *Server) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+	return s.pullImage(ctx, req, nil)
+}
+
+// pullImage is PullImage that watch, unless it is nil, can look at.
+func (s *Server) pullImage(ctx context.Context, req *runtimeapi.PullImageRequest, watch *image.Watch) (*runtimeapi.PullImageResponse, error) {
 	ref := req.GetImage().GetImage()
 	if err := required("image.image", ref); err != nil {
 		return nil, err
 	}
-	img, err := s.Images.Pull(ctx, image.Pull{Ref: ref, Auth: toAuth(req.GetAuth())})
+	img, err := s.Images.Pull(ctx, image.Pull{Ref: ref, Auth: toAuth(req.GetAuth()), Watch: watch})
 	if err != nil {
 		return nil, err
 	}

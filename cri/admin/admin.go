@@ -16,11 +16,15 @@ const DefaultSocket = "/run/berth/berth.sock"
 const (
 	serviceName = "berth.admin.v1.Admin"
 	runPod      = "/" + serviceName + "/RunPod"
+	pull        = "/" + serviceName + "/Pull"
 )
 
 // Server answers the service.
 type Server interface {
 	RunPod(context.Context, *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error)
+	// Pull pulls an image, telling send how far it is, and last the image's id.
+	// An error of send is returned.
+	Pull(ctx context.Context, req *runtimeapi.PullImageRequest, send func(PullProgress) error) error
 }
 
 // Register makes s serve the calls of the service that r receives.
@@ -42,6 +46,7 @@ var service = grpc.ServiceDesc{
 	ServiceName: serviceName,
 	HandlerType: (*Server)(nil),
 	Methods:     []grpc.MethodDesc{{MethodName: "RunPod", Handler: handleRunPod}},
+	Streams:     []grpc.StreamDesc{pullStream},
 }
 
 // handleRunPod decodes one call, and makes it through the server's interceptor

@@ -28,6 +28,15 @@ func (echo) RunPod(_ context.Context, req *runtimeapi.RunPodSandboxRequest) (*ru
 	return &runtimeapi.RunPodSandboxResponse{PodSandboxId: name}, nil
 }
 
+func (echo) Pull(_ context.Context, req *runtimeapi.PullImageRequest, send func(PullProgress) error) error {
+	name := req.GetImage().GetImage()
+	layer := LayerProgress{Digest: "sha256:1a", Phase: Downloading, Bytes: 3, Total: 5}
+	if err := send(PullProgress{Layers: []LayerProgress{layer}}); err != nil || name == "" {
+		return status.Error(codes.InvalidArgument, "no name")
+	}
+	return send(PullProgress{Image: name})
+}
+
 func connect(t *testing.T, options ...grpc.ServerOption) *grpc.ClientConn {
 	t.Helper()
 	g := grpc.NewServer(options...)
@@ -80,5 +89,33 @@ func TestRunPodIsIntercepted(t *testing.T) {
 	}
 	if seen != "/berth.admin.v1.Admin/RunPod" {
 		t.Errorf("the interceptor saw %q", seen)
+	}
+}
+
+func TestPull(t *testing.T) {
+	seen := ""
+	conn := connect(t, grpc.StreamInterceptor(
+		func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			seen = info.FullMethod
+			return handler(srv, stream)
+		}))
+	var got []PullProgress
+	pull := func(name string) (string, error) {
+		got = nil
+		req := &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: name}}
+		return Pull(context.Background(), conn, req, func(p PullProgress) { got = append(got, p) })
+	}
+	if id, err := pull("web"); id != "web" || err != nil {
+		t.Errorf("answered %q, %v", id, err)
+	}
+	want := LayerProgress{Digest: "sha256:1a", Phase: Downloading, Bytes: 3, Total: 5}
+	if len(got) != 2 || len(got[0].Layers) != 1 || got[0].Layers[0] != want || got[0].Image != "" || got[1].Image != "web" {
+		t.Errorf("showed %+v", got)
+	}
+	if seen != "/berth.admin.v1.Admin/Pull" {
+		t.Errorf("the interceptor saw %q", seen)
+	}
+	if id, err := pull(""); id != "" || status.Code(err) != codes.InvalidArgument || len(got) != 1 {
+		t.Errorf("answered %q, %v after %+v", id, err, got)
 	}
 }
