@@ -36,7 +36,7 @@ func withClient(do func(ctx context.Context, cmd *cobra.Command, c *client, args
 			return err
 		}
 		defer c.conn.Close()
-		return do(cmd.Context(), cmd, c, args)
+		return ended(cmd.Context(), do(cmd.Context(), cmd, c, args))
 	}
 }
 
@@ -46,9 +46,9 @@ func dial(ctx context.Context, socket string) (*client, error) {
 	probe, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("berthd is not running: nobody answers on %s; start it as root with `berthd`", socket)
+		return nil, fmt.Errorf("berthd does not answer at unix://%s: is it running? start it as root with `berthd`, or name its socket with --socket", socket)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("no permission to use %s: run berth as root", socket)
+		return nil, fmt.Errorf("you may not use unix://%s: run berth as root", socket)
 	case err != nil:
 		return nil, fmt.Errorf("connect to berthd: %w", err)
 	}

@@ -109,3 +109,12 @@ func (c *client) findContainer(ctx context.Context, ref string) (entry, error) {
 	}
 	return e, err
 }
+
+// findRunning is find for the commands that need a running container.
+func (c *client) findRunning(ctx context.Context, ref string) (entry, error) {
+	e, err := c.findContainer(ctx, ref)
+	if err == nil && !e.running() {
+		err = fmt.Errorf("container %s is not running: `berth ps -a` shows its state", e.name())
+	}
+	return e, err
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 )
 
 // logReader reads a container's log in the format of CRI, one entry a line:
@@ -149,11 +150,23 @@ func (e logEntry) size() int {
 type logPrinter struct {
 	stdout, stderr io.Writer
 	timestamps     bool
+	since          time.Time // what is older is not written
 
+	begun  bool            // an entry was new enough: so are the others
 	inLine map[string]bool // by stream: the last entry was a part
 }
 
 func (p *logPrinter) print(e logEntry) error {
+	if !p.begun && !p.since.IsZero() {
+		at, err := time.Parse(time.RFC3339Nano, string(e.time))
+		if err != nil {
+			return fmt.Errorf("read the time of a log entry: %w", err)
+		}
+		if at.Before(p.since) {
+			return nil
+		}
+	}
+	p.begun = true
 	stream := string(e.stream)
 	w := p.stdout
 	if stream == "stderr" {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const stamp = "2026-11-24T12:00:00.000000001Z"
@@ -141,5 +142,29 @@ func TestForeignFileIsNoLog(t *testing.T) {
 	appendTo(t, r.path, "root:x:0:0:root:/root:/bin/sh\n")
 	if _, err := r.read(r.printer.print); err == nil || !strings.Contains(err.Error(), "is no log entry") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestSince(t *testing.T) {
+	now := noon
+	for text, want := range map[string]time.Time{
+		"": {}, "90s": noon.Add(-90 * time.Second), "2h": noon.Add(-2 * time.Hour),
+		"2026-11-24T13:00:00+02:00": noon.Add(-time.Hour), "2026-11-24T11:59:59.5Z": noon.Add(-time.Second / 2),
+	} {
+		if got, err := parseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("--since %q is %v, %v; want %v", text, got, err, want)
+		}
+	}
+	if _, err := parseSince("yesterday", now); err == nil || !strings.Contains(err.Error(), "how long ago, like 10m") {
+		t.Errorf("got %v", err)
+	}
+
+	r := newReading(t)
+	for _, minute := range []string{"00", "01", "02"} {
+		appendTo(t, r.path, "2026-11-24T12:"+minute+":00.5Z stdout F "+minute+"\n")
+	}
+	r.printer.since = noon.Add(time.Minute)
+	if got := r.more(t); got != "01\n02\n" {
+		t.Errorf("got %q", got)
 	}
 }

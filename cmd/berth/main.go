@@ -2,63 +2,61 @@
 // this node by hand. It speaks CRI and the admin service to berthd.
 //
 // Each command is a file. What can be wrong in it is kept apart from what it
-// asks the daemon: spec.go turns the options of run into CRI messages, table.go
-// turns CRI messages into text, and both are pure.
+// asks the daemon, and is pure: spec.go turns the options of run into CRI
+// messages, table.go and progress.go turn messages into text, report.go into the
+// JSON of -o json.
+//
+// Read in this order: main.go, errors.go, client.go, find.go, then the commands;
+// run.go, attend.go, follow.go and logfile.go belong together, and so do exec.go,
+// attach.go, stream.go and terminal.go.
 package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/status"
 
 	"berth/cri/admin"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	err := command().ExecuteContext(ctx)
+	ctx, stop := untilSignal(context.Background())
+	cmd, err := command().ExecuteContextC(ctx)
 	stop()
-	os.Exit(exitCode(err))
+	os.Exit(exitCode(os.Stderr, cmd, err))
 }
 
-// usageError is a command line that cannot be meant; the exit code is 2.
-type usageError struct{ error }
-
-// codeError ends the tool with the exit code of a container or of a command in
-// one. There is nothing to print: it has said itself what it had to say.
-type codeError int
-
-func (e codeError) Error() string { return fmt.Sprintf("exited with code %d", int(e)) }
-
-// exitCode prints err and returns what to exit with: 0, 1, 2 for a wrong
-// command line, or the code that a container ended with.
-func exitCode(err error) int {
-	if err == nil {
-		return 0
-	}
-	if code := codeError(0); errors.As(err, &code) {
-		return int(code)
-	}
-	fmt.Fprintf(os.Stderr, "berth: %s\n", message(err))
-	if usage := (usageError{}); errors.As(err, &usage) {
-		return 2
-	}
-	return 1
+// interrupted is the cause of a context that a signal has ended.
+type interrupted struct {
+	signal syscall.Signal
+	again  <-chan os.Signal // those that come after it
 }
 
-// message is err without what gRPC puts around the daemon's own words.
-func message(err error) string {
-	var daemons interface{ GRPCStatus() *status.Status }
-	if errors.As(err, &daemons) {
-		return daemons.GRPCStatus().Message()
+func (i interrupted) Error() string { return fmt.Sprintf("ended by the signal %q", i.signal) }
+
+// untilSignal ends the context at the first signal that asks the tool to end.
+func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case s := <-signals:
+			cancel(interrupted{s.(syscall.Signal), signals})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+		<-done
 	}
-	return err.Error()
 }
 
 func command() *cobra.Command {
@@ -68,18 +66,27 @@ func command() *cobra.Command {
 		Long: `berth runs, shows and removes the containers and images of this node by hand.
 
 NAME in the commands below is the name of a container or of its pod, or the
-beginning of an id that no other has.`,
+beginning of an id that no other has.
+
+The exit code is 0, 1 for what could not be done, 2 for a command line that cannot
+be meant. run, exec and attach pass on the code of the container or command, and
+have 125 for their own failures and 126 for a command that could not be started.`,
+		Example: `  berth run -it --rm busybox
+  berth run -d --name web -p 8080:80 busybox httpd -f
+  berth logs -f web
+  berth exec -it web sh`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          usage(cobra.NoArgs),
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.CompletionOptions.DisableDefaultCmd = true // ours is for the shells that we try
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.PersistentFlags().String("socket", admin.DefaultSocket, "`PATH` of berthd's unix socket")
 	cmd.AddCommand(
-		runCommand(), psCommand(), logsCommand(), execCommand(), stopCommand(), rmCommand(),
-		pullCommand(), imagesCommand(), statusCommand(), versionCommand(),
+		runCommand(), psCommand(), logsCommand(), execCommand(), attachCommand(), stopCommand(), rmCommand(),
+		pullCommand(), imagesCommand(), rmiCommand(),
+		inspectCommand(), statusCommand(), versionCommand(), completionCommand(),
 	)
 	return cmd
 }

@@ -2,13 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -70,8 +74,37 @@ func TestFlagsAndCommandsAreDocumented(t *testing.T) {
 	walk(command())
 }
 
+// Every field of -o json is described.
+func TestFieldsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var walk func(of reflect.Type)
+	walk = func(of reflect.Type) {
+		for of.Kind() == reflect.Pointer || of.Kind() == reflect.Slice {
+			of = of.Elem()
+		}
+		if of.Kind() != reflect.Struct || of == reflect.TypeFor[time.Time]() {
+			return
+		}
+		for field := range of.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if name == "" || !strings.Contains(string(page), "`"+name+"`") {
+				t.Errorf("docs/cli.md does not describe %s of %s", name, of)
+			}
+			walk(field.Type)
+		}
+	}
+	for _, report := range []any{containerReport{}, imageReport{}, statusReport{}, versionReport{}, inspectReport{}} {
+		walk(reflect.TypeOf(report))
+	}
+}
+
 func TestHelp(t *testing.T) {
-	for _, name := range []string{"", "run", "ps", "logs", "exec", "stop", "rm", "pull", "images", "status", "version"} {
+	for _, name := range []string{
+		"", "run", "ps", "logs", "exec", "attach", "stop", "rm", "pull", "images", "rmi", "inspect", "status", "version", "completion",
+	} {
 		args := append(strings.Fields(name), "--help")
 		out, _, err := execute(t, args...)
 		if err != nil {
@@ -86,8 +119,9 @@ func TestWrongCommandLinesExitWith2(t *testing.T) {
 	for _, line := range []string{
 		"frobnicate", "--frob", "ps x", "run", "run --frob busybox", "run --name A_B busybox", "run -p 80 busybox",
 		"run -v data:/data busybox", "run -e =x busybox", "run --network none busybox", "run -d --rm busybox",
-		"run --network host -p 1:1 busybox", "logs", "logs a b", "logs --tail x a", "exec a", "stop", "rm", "pull", "images a b",
-		"status x", "version x",
+		"run --network host -p 1:1 busybox", "logs", "logs a b", "logs --tail x a", "logs --since x a", "exec a", "exec -t a sh", "exec -it a sh", "exec --timeout -1 a b",
+		"attach", "attach a b", "stop", "stop -t -1 a", "rm", "pull", "images a b", "rmi", "inspect", "inspect --type x a", "inspect -o table a",
+		"status x", "version x", "ps -o yaml", "ps -q -o json", "images -q -o json", "completion", "completion tcsh",
 	} {
 		_, _, err := execute(t, append([]string{"--socket", socket}, strings.Fields(line)...)...)
 		if usage := (usageError{}); !errors.As(err, &usage) {
@@ -99,31 +133,85 @@ func TestWrongCommandLinesExitWith2(t *testing.T) {
 func TestDaemonThatIsNotThere(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "berth.sock")
 	_, _, err := execute(t, "ps", "--socket", socket)
-	if err == nil || !strings.Contains(err.Error(), "berthd is not running: nobody answers on "+socket) {
+	if err == nil || !strings.Contains(err.Error(), "berthd does not answer at unix://"+socket+": is it running?") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestExitCode(t *testing.T) {
+	ps, run := psCommand(), runCommand()
 	for _, test := range []struct {
+		cmd  *cobra.Command
 		err  error
 		want int
+		says string
 	}{
-		{nil, 0},
-		{errors.New("broken"), 1},
-		{status.Error(codes.NotFound, "gone"), 1},
-		{usageError{errors.New("what?")}, 2},
-		{codeError(3), 3},
-		{fmt.Errorf("wrapped: %w", codeError(137)), 137},
+		{ps, nil, 0, ""},
+		{ps, errors.New("broken"), 1, "berth: broken\n"},
+		{ps, errors.Join(errors.New("one"), errors.New("two")), 1, "berth: one\nberth: two\n"},
+		{ps, status.Error(codes.NotFound, "gone"), 1, "berth: gone\n"},
+		{ps, usageError{errors.New("what?")}, 2, "berth: what?\n"},
+		{ps, interrupted{signal: syscall.SIGINT}, 130, ""},
+		{nil, errors.New("broken"), 1, "berth: broken\n"},
+		{run, nil, 0, ""},
+		{run, errors.New("broken"), 125, "berth: broken\n"},
+		{run, usageError{errors.New("what?")}, 125, "berth: what?\n"},
+		{run, errors.Join(notBegunError{status.Error(codes.Unknown, "no sh")}, nil), 126, "berth: no sh\n"},
+		{run, codeError(3), 3, ""},
+		{run, interrupted{signal: syscall.SIGTERM}, 143, ""},
+		{run, fmt.Errorf("wrapped: %w", codeError(137)), 137, ""},
 	} {
-		if got := exitCode(test.err); got != test.want {
-			t.Errorf("exitCode(%v) = %d, want %d", test.err, got, test.want)
+		var says bytes.Buffer
+		if got := exitCode(&says, test.cmd, test.err); got != test.want || says.String() != test.says {
+			t.Errorf("exitCode(%v) = %d, saying %q; want %d, %q", test.err, got, says.String(), test.want, test.says)
 		}
 	}
 }
 
-func TestMessageIsTheDaemonsOwn(t *testing.T) {
-	if got := message(status.Error(codes.Unknown, "RegistryUnavailable: no route")); got != "RegistryUnavailable: no route" {
-		t.Errorf("got %q", got)
+// What a signal has ended is told by the exit code alone; what was found out
+// before it is told still.
+func TestEndedBySignal(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	canceled, broken := status.Error(codes.Canceled, "context canceled"), errors.New("broken")
+	if err := ended(ctx, canceled); !errors.Is(err, canceled) {
+		t.Errorf("before a signal: %v", err)
+	}
+	cancel(interrupted{signal: syscall.SIGINT})
+	for _, test := range []struct{ err, want error }{
+		{nil, nil}, {canceled, interrupted{signal: syscall.SIGINT}}, {context.Canceled, interrupted{signal: syscall.SIGINT}},
+		{broken, broken}, {codeError(7), codeError(7)},
+	} {
+		if err := ended(ctx, test.err); !errors.Is(err, test.want) {
+			t.Errorf("%v became %v, want %v", test.err, err, test.want)
+		}
+	}
+}
+
+func TestUntilSignal(t *testing.T) {
+	ctx, stop := untilSignal(context.Background())
+	defer stop()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+	if signal := (interrupted{}); !errors.As(context.Cause(ctx), &signal) || signal.signal != syscall.SIGHUP {
+		t.Errorf("ended by %v", context.Cause(ctx))
+	}
+}
+
+func TestMessageIsForPeople(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string // a part
+	}{
+		{status.Error(codes.Unknown, "RegistryUnavailable: no route"), "RegistryUnavailable: no route"},
+		{fmt.Errorf("wrapped: %w", status.Error(codes.NotFound, "no pod")), "no pod"},
+		{status.Error(codes.Unavailable, "error reading from server: EOF"), "berthd has ended or was restarted meanwhile: try again"},
+		{status.Error(codes.Unimplemented, "unknown method"), "compare them with `berth version`"},
+		{errors.New("plain"), "plain"},
+	} {
+		if got := message(test.err); !strings.Contains(got, test.want) || strings.Contains(got, "rpc error") || strings.Contains(got, "code =") {
+			t.Errorf("%v: %q", test.err, got)
+		}
 	}
 }

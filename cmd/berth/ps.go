@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -13,23 +14,47 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// listOptions is the command line of the commands that list things.
+type listOptions struct {
+	quiet, whole bool
+	format       format
+}
+
+// addListOptions gives cmd the flags that all lists have.
+func addListOptions(cmd *cobra.Command, o *listOptions) {
+	addFormat(cmd, &o.format)
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "show the ids only")
+	cmd.Flags().BoolVar(&o.whole, "no-trunc", false, "show ids whole and cut nothing to the window")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if o.quiet && o.format == formatJSON {
+			return usageError{errors.New("-q and -o json exclude each other: the JSON has the ids")}
+		}
+		return nil
+	}
+}
+
 func psCommand() *cobra.Command {
-	var all, quiet bool
+	var all bool
+	var o listOptions
 	cmd := &cobra.Command{
 		Use:   "ps",
 		Short: "List containers",
-		Args:  usage(cobra.NoArgs),
+		Long: `List the containers that run, newest first. Those of a kubelet have the name
+namespace/pod/container.`,
+		Example: `  berth ps -a
+  berth ps -o json | jq -r '.[] | select(.state == "running").name'
+  berth rm -f $(berth ps -q)`,
+		Args: usage(cobra.NoArgs),
 		RunE: withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
 			lines, err := c.ps(ctx, all)
 			if err != nil {
 				return err
 			}
-			writePs(cmd.OutOrStdout(), time.Now(), lines, quiet)
-			return nil
+			return writePs(cmd.OutOrStdout(), time.Now(), lines, o)
 		}),
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "show those that do not run as well")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show the ids only")
+	addListOptions(cmd, &o)
 	return cmd
 }
 
@@ -76,24 +101,32 @@ func (c *client) complete(ctx context.Context, line *psLine) error {
 	return err
 }
 
-func writePs(w io.Writer, now time.Time, lines []psLine, quiet bool) {
-	if quiet {
-		for _, l := range lines {
-			fmt.Fprintln(w, shortID(l.id()))
-		}
-		return
+func writePs(w io.Writer, now time.Time, lines []psLine, o listOptions) error {
+	if o.format == formatJSON {
+		return writeJSON(w, reports(lines, psLine.report))
 	}
-	t := newTable(w)
+	if o.quiet {
+		for _, l := range lines {
+			fmt.Fprintln(w, showID(l.id(), o.whole))
+		}
+		return nil
+	}
+	t := newTable(w, o.whole)
 	t.row("NAME", "CONTAINER ID", "POD ID", "IMAGE", "STATE", "AGE", "IP", "PORTS")
 	for _, l := range lines {
-		created := l.container.GetCreatedAt()
-		if l.container == nil {
-			created = l.pod.GetCreatedAt()
-		}
-		t.row(l.name(), orDash(shortID(l.container.GetId())), shortID(l.pod.GetId()), orDash(l.image()), l.state(),
-			age(now, created), orDash(l.ip), orDash(l.pod.GetAnnotations()[portsAnnotation]))
+		t.row(l.name(), orDash(showID(l.container.GetId(), o.whole)), showID(l.pod.GetId(), o.whole), orDash(l.image(o.whole)), l.state(),
+			age(now, l.created()), orDash(l.ip), orDash(l.pod.GetAnnotations()[portsAnnotation]))
 	}
-	t.flush()
+	return t.flush()
+}
+
+// created is the container's, or the pod's if it has no container, in
+// nanoseconds since 1970.
+func (l psLine) created() int64 {
+	if l.container != nil {
+		return l.container.GetCreatedAt()
+	}
+	return l.pod.GetCreatedAt()
 }
 
 // id is the container's, or the pod's if it has no container.
@@ -104,20 +137,33 @@ func (l psLine) id() string {
 	return l.pod.GetId()
 }
 
-func (l psLine) image() string {
+// image is what the user named, else what the container's maker did.
+func (l psLine) image(whole bool) string {
 	spec := l.container.GetImage()
 	if name := spec.GetUserSpecifiedImage(); name != "" {
 		return name
 	}
 	if strings.HasPrefix(spec.GetImage(), "sha256:") {
-		return shortID(spec.GetImage())
+		return showID(spec.GetImage(), whole)
 	}
 	return spec.GetImage()
 }
 
 func (l psLine) state() string {
-	if l.container == nil {
+	switch word := l.stateWord(); word {
+	case "none":
 		return "no container"
+	case "exited":
+		return fmt.Sprintf("exited (%d)", l.exitCode)
+	default:
+		return word
+	}
+}
+
+// stateWord is the container's state; none for a pod without one.
+func (l psLine) stateWord() string {
+	if l.container == nil {
+		return "none"
 	}
 	switch l.container.GetState() {
 	case runtimeapi.ContainerState_CONTAINER_CREATED:
@@ -125,7 +171,7 @@ func (l psLine) state() string {
 	case runtimeapi.ContainerState_CONTAINER_RUNNING:
 		return "running"
 	case runtimeapi.ContainerState_CONTAINER_EXITED:
-		return fmt.Sprintf("exited (%d)", l.exitCode)
+		return "exited"
 	default:
 		return "unknown"
 	}

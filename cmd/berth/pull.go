@@ -8,22 +8,38 @@ import (
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/cri/admin"
 )
 
 func pullCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "pull IMAGE",
-		Short:   "Pull an image from a registry",
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "pull [flags] IMAGE",
+		Short: "Pull an image from a registry",
+		Long: `Pull an image from a registry. On a terminal each layer has a bar, else a line when
+it is complete; several pulls of one layer share its download. Ctrl-C gives the
+pull up.`,
 		Example: "  berth pull busybox:1.36\n  berth pull localhost:5000/web@sha256:…",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
-			_, err := c.pull(ctx, cmd.OutOrStdout(), args[0])
+			if !quiet {
+				_, err := c.pull(ctx, cmd.OutOrStdout(), args[0])
+				return err
+			}
+			img, err := c.pull(ctx, io.Discard, args[0])
+			if err == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), img.GetId())
+			}
 			return err
 		}),
+		ValidArgsFunction: completeImages(1),
 	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print the image's id only")
+	return cmd
 }
 
-// pull pulls an image and writes to w what it did.
+// pull pulls an image and writes to w how far it is and what it did.
 func (c *client) pull(ctx context.Context, w io.Writer, ref string) (*runtimeapi.Image, error) {
 	before, err := c.image(ctx, ref)
 	if err != nil {
@@ -31,12 +47,12 @@ func (c *client) pull(ctx context.Context, w io.Writer, ref string) (*runtimeapi
 	}
 	fmt.Fprintf(w, "Pulling %s\n", ref)
 	began := time.Now()
-	spec := &runtimeapi.ImageSpec{Image: ref}
-	pulled, err := c.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec})
+	req := &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}}
+	id, err := admin.Pull(ctx, c.conn, req, newPullProgress(w).show)
 	if err != nil {
 		return nil, err
 	}
-	img, err := c.image(ctx, pulled.GetImageRef())
+	img, err := c.image(ctx, id)
 	if err != nil {
 		return nil, err
 	}

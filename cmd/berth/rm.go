@@ -16,7 +16,11 @@ func rmCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm [flags] NAME…",
 		Short: "Remove containers with their pods and logs",
-		Args:  usage(cobra.MinimumNArgs(1)),
+		Long: `Remove containers with their pods and the logs that berth run kept. With -f, what
+runs is killed.`,
+		Example:           "  berth rm web\n  berth rm -f $(berth ps -aq)",
+		Args:              usage(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: completeNames(anyEntry, 0),
 		RunE: withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 			return c.each(ctx, args, func(e entry, ref string) error {
 				if e.running() && !force {

@@ -10,8 +10,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -19,11 +17,9 @@ import (
 	"berth/cri/admin"
 )
 
-// podLogs holds the log directory of each pod that run makes.
-const podLogs = "/var/log/berth/pods"
-
-// stopGrace is how long a container may take to end by itself, as elsewhere.
-const stopGrace = 10 * time.Second
+// podLogs holds the log directory of each pod that run makes. Tests have another
+// one.
+var podLogs = "/var/log/berth/pods"
 
 func runCommand() *cobra.Command {
 	o := &runOptions{}
@@ -33,10 +29,18 @@ func runCommand() *cobra.Command {
 		Long: `Run a container in a pod of its own. The image is pulled if it is not there.
 
 Without -d, the container's output is shown until it ends, and the exit code is
-the container's; Ctrl-C stops it. With -d, its id is printed.`,
-		Example: `  berth run busybox echo hello
+the container's. Ctrl-C stops it, a second Ctrl-C kills it. With -i it reads what
+is typed or piped in. With -it it has a terminal: Ctrl-C is the container's, and
+Ctrl-P Ctrl-Q leave it running. With -d its id is printed and it goes on alone.
+
+The exit code is 125 if berth failed, 126 if the command could not be started.`,
+		Example: `  berth run --rm busybox echo hello
+  berth run -it --rm busybox
+  echo hello | berth run -i --rm busybox wc -c
   berth run -d --name web -p 8080:80 -v /srv/www:/www:ro busybox httpd -f -h /www`,
-		Args: usage(cobra.MinimumNArgs(1)),
+		Annotations:       map[string]string{annotationCode: "yes"},
+		Args:              usage(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: completeImages(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.image, o.args = args[0], args[1:]
 			if o.name == "" {
@@ -53,6 +57,8 @@ the container's; Ctrl-C stops it. With -d, its id is printed.`,
 	f.SetInterspersed(false) // flags after IMAGE are the container's
 	f.StringVar(&o.name, "name", "", "`NAME` of the pod and the container (default: made from the image's)")
 	f.BoolVarP(&o.detach, "detach", "d", false, "print the container's id and leave it running")
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "pass standard input on to the container")
+	f.BoolVarP(&o.tty, "tty", "t", false, "give the container a terminal")
 	f.BoolVar(&o.remove, "rm", false, "remove the container when it has ended (not with -d)")
 	f.StringArrayVarP(&o.ports, "publish", "p", nil, "publish a port, `[IP:]HOST:CONTAINER[/udp]`; may be repeated")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "set a variable, `KEY=VALUE`, or pass KEY on; may be repeated")
@@ -100,6 +106,9 @@ func (o *runOptions) plan() (*runPlan, error) {
 }
 
 func (r *runPlan) run(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+	if r.interactive && r.tty && !r.detach && !isTerminal(cmd.InOrStdin()) {
+		return errNoTerminal
+	}
 	if err := r.pullMissing(ctx, cmd, c); err != nil {
 		return err
 	}
@@ -114,7 +123,11 @@ func (r *runPlan) run(ctx context.Context, cmd *cobra.Command, c *client, _ []st
 		fmt.Fprintln(cmd.OutOrStdout(), id)
 		return nil
 	}
-	code, err := c.attend(ctx, id, &logPrinter{stdout: cmd.OutOrStdout(), stderr: cmd.ErrOrStderr()})
+	code, err := r.foreground(ctx, cmd, c, id)
+	if errors.Is(err, errDetached) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s goes on: `berth attach %s` comes back to it, `berth rm -f %s` removes it\n", r.name, r.name, r.name)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -134,6 +147,21 @@ func (r *runPlan) run(ctx context.Context, cmd *cobra.Command, c *client, _ []st
 	return nil
 }
 
+// foreground attends the container. The terminal is raw only meanwhile.
+func (r *runPlan) foreground(ctx context.Context, cmd *cobra.Command, c *client, id string) (code int, err error) {
+	var keys *keyboard
+	if r.interactive {
+		keys = &keyboard{in: cmd.InOrStdin()}
+	}
+	if r.interactive && r.tty {
+		if keys.terminal, err = rawTerminal(keys.in); err != nil {
+			return 0, err
+		}
+		defer func() { keys.terminal.leave(cmd.ErrOrStderr(), err) }()
+	}
+	return c.attend(ctx, id, keys, &logPrinter{stdout: cmd.OutOrStdout(), stderr: cmd.ErrOrStderr()})
+}
+
 func (r *runPlan) pullMissing(ctx context.Context, cmd *cobra.Command, c *client) error {
 	img, err := c.image(ctx, r.image)
 	if err != nil || img != nil {
@@ -144,7 +172,8 @@ func (r *runPlan) pullMissing(ctx context.Context, cmd *cobra.Command, c *client
 }
 
 // reserveName makes the log directory; whoever makes it has the name. A
-// directory without a pod was left by somebody who was killed, and is taken.
+// directory without a pod was left by somebody who was killed, and is taken; the
+// log in it is another container's and goes.
 func (r *runPlan) reserveName(ctx context.Context, c *client) error {
 	if err := os.MkdirAll(filepath.Dir(r.logDir), 0o755); err != nil {
 		return fmt.Errorf("make log directory: %w", err)
@@ -161,6 +190,9 @@ func (r *runPlan) reserveName(ctx context.Context, c *client) error {
 		if e.byHand() && e.name() == r.name {
 			return fmt.Errorf("the name %s is taken: choose another one, or remove it with `berth rm -f %s`", r.name, r.name)
 		}
+	}
+	if err := os.Remove(filepath.Join(r.logDir, logName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the log of an earlier %s: %w", r.name, err)
 	}
 	return nil
 }
@@ -191,28 +223,8 @@ func (r *runPlan) startContainer(ctx context.Context, c *client, podID string) (
 		return "", err
 	}
 	id = created.GetContainerId()
-	_, err = c.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
-	return id, err
-}
-
-// attend shows a container's output until it has ended and returns its exit
-// code. When ctx ends it stops the container.
-func (c *client) attend(ctx context.Context, id string, out *logPrinter) (code int, err error) {
-	following, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer giveUp(nil)
-	var stopping sync.WaitGroup
-	ended := make(chan struct{})
-	stopping.Go(func() {
-		select {
-		case <-ended:
-		case <-ctx.Done():
-			if err := c.stopContainer(following, id, stopGrace); err != nil {
-				giveUp(err)
-			}
-		}
-	})
-	status, err := c.follow(following, id, &logReader{}, out)
-	close(ended)
-	stopping.Wait()
-	return int(status.GetExitCode()), err
+	if _, err = c.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		return "", notBegunError{err}
+	}
+	return id, nil
 }

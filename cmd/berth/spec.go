@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,6 +20,10 @@ const (
 	// portsAnnotation keeps the published ports of a pod for `berth ps`: CRI
 	// does not tell them. Nothing else reads it.
 	portsAnnotation = "berth/ports"
+
+	// stdioAnnotation tells `berth attach` what a container was run with: "i"
+	// for -i, "t" for -t, "it" for both. CRI does not. Nothing else reads it.
+	stdioAnnotation = "berth/stdio"
 
 	podNamespace = "berth"
 	logName      = "container.log" // in the pod's log directory
@@ -39,17 +45,19 @@ var (
 
 // runOptions is the command line of `berth run`.
 type runOptions struct {
-	name     string
-	hostname string
-	handler  string
-	network  string // "builtin" or "host"
-	ports    []string
-	env      []string
-	volumes  []string
-	detach   bool
-	remove   bool
-	image    string
-	args     []string
+	name        string
+	hostname    string
+	handler     string
+	network     string // "builtin" or "host"
+	ports       []string
+	env         []string
+	volumes     []string
+	detach      bool
+	interactive bool
+	tty         bool
+	remove      bool
+	image       string
+	args        []string
 }
 
 // podRequest turns o into the request for its pod. uid makes the pod another
@@ -103,6 +111,11 @@ func (o *runOptions) containerConfig() (*runtimeapi.ContainerConfig, error) {
 		Image:    &runtimeapi.ImageSpec{Image: o.image, UserSpecifiedImage: o.image},
 		Args:     o.args,
 		LogPath:  logName,
+		Stdin:    o.interactive,
+		// What is piped in has an end, which the container must see; a terminal
+		// may come back to it.
+		StdinOnce: o.interactive && !o.tty && !o.detach,
+		Tty:       o.tty,
 		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
 			NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 			MaskedPaths:      maskedPaths,
@@ -124,6 +137,12 @@ func (o *runOptions) containerConfig() (*runtimeapi.ContainerConfig, error) {
 		}
 		c.Envs = append(c.Envs, &runtimeapi.KeyValue{Key: key, Value: []byte(value)})
 	}
+	if o.tty && !slices.ContainsFunc(c.Envs, func(e *runtimeapi.KeyValue) bool { return e.Key == "TERM" }) {
+		c.Envs = append(c.Envs, &runtimeapi.KeyValue{Key: "TERM", Value: []byte(cmp.Or(os.Getenv("TERM"), "xterm"))})
+	}
+	if stdio := o.stdio(); stdio != "" {
+		c.Annotations = map[string]string{stdioAnnotation: stdio}
+	}
 	for _, text := range o.volumes {
 		m, err := parseVolume(text)
 		if err != nil {
@@ -132,6 +151,18 @@ func (o *runOptions) containerConfig() (*runtimeapi.ContainerConfig, error) {
 		c.Mounts = append(c.Mounts, m)
 	}
 	return c, nil
+}
+
+// stdio is the value of stdioAnnotation.
+func (o *runOptions) stdio() string {
+	var text string
+	if o.interactive {
+		text += "i"
+	}
+	if o.tty {
+		text += "t"
+	}
+	return text
 }
 
 // parsePort reads [IP:]HOST:CONTAINER[/tcp|udp|sctp].

@@ -15,13 +15,19 @@ import (
 var errNotReady = errors.New("this node cannot run pods yet: see above")
 
 func statusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "status",
-		Short: "Show whether this node can run pods, and what is on it",
-		Long:  "Show whether this node can run pods, and what is on it. The exit code is 1 if it cannot.",
-		Args:  usage(cobra.NoArgs),
-		RunE:  withClient(showStatus),
+	var f format
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "Show whether this node can run pods, and what is on it",
+		Long:    "Show whether this node can run pods, and what is on it. The exit code is 1 if it cannot.",
+		Example: "  berth status\n  berth status -o json | jq .ready",
+		Args:    usage(cobra.NoArgs),
+		RunE: withClient(func(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+			return c.showStatus(ctx, cmd.OutOrStdout(), f)
+		}),
 	}
+	addFormat(cmd, &f)
+	return cmd
 }
 
 // nodeStatus is what `berth status` shows.
@@ -34,18 +40,21 @@ type nodeStatus struct {
 	fs         *runtimeapi.ImageFsInfoResponse
 }
 
-func showStatus(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+func (c *client) showStatus(ctx context.Context, w io.Writer, f format) error {
 	s, err := c.nodeStatus(ctx)
 	if err != nil {
 		return err
 	}
-	s.write(cmd.OutOrStdout())
-	for _, condition := range s.status.GetStatus().GetConditions() {
-		if !condition.GetStatus() {
-			return errNotReady
-		}
+	r := s.report()
+	if f == formatJSON {
+		err = writeJSON(w, r)
+	} else {
+		err = r.write(w)
 	}
-	return nil
+	if err == nil && !r.Ready {
+		err = errNotReady
+	}
+	return err
 }
 
 func (c *client) nodeStatus(ctx context.Context) (*nodeStatus, error) {
@@ -76,40 +85,53 @@ func (c *client) nodeStatus(ctx context.Context) (*nodeStatus, error) {
 	return &s, nil
 }
 
-func (s *nodeStatus) write(w io.Writer) {
-	t := newTable(w)
-	t.row("version:", s.version.GetRuntimeVersion())
-	for _, condition := range s.status.GetStatus().GetConditions() {
-		name := strings.ToLower(strings.TrimSuffix(condition.GetType(), "Ready")) + ":"
-		if condition.GetStatus() {
-			t.row(name, "ready")
-		} else {
-			t.row(name, "not ready: "+condition.GetMessage())
-		}
+func (s *nodeStatus) report() statusReport {
+	r := statusReport{
+		Version: s.version.GetRuntimeVersion(), Ready: true, Conditions: []conditionReport{}, Handlers: []string{}, Stores: []storeReport{},
+		Pods: podsReport{Total: len(s.pods)}, Containers: containersReport{Total: len(s.containers)}, Images: len(s.images),
 	}
-	var handlers []string
+	for _, c := range s.status.GetStatus().GetConditions() {
+		r.Conditions = append(r.Conditions, conditionReport{c.GetType(), c.GetStatus(), c.GetReason(), c.GetMessage()})
+		r.Ready = r.Ready && c.GetStatus()
+	}
 	for _, h := range s.status.GetRuntimeHandlers() {
 		if h.GetName() != "" {
-			handlers = append(handlers, h.GetName())
+			r.Handlers = append(r.Handlers, h.GetName())
 		}
 	}
-	t.row("handlers:", strings.Join(handlers, ", "))
-	ready, running := 0, 0
 	for _, p := range s.pods {
 		if p.GetState() == runtimeapi.PodSandboxState_SANDBOX_READY {
-			ready++
+			r.Pods.Ready++
 		}
 	}
 	for _, c := range s.containers {
 		if c.GetState() == runtimeapi.ContainerState_CONTAINER_RUNNING {
-			running++
+			r.Containers.Running++
 		}
 	}
-	t.row("pods:", fmt.Sprintf("%d, %d ready", len(s.pods), ready))
-	t.row("containers:", fmt.Sprintf("%d, %d running", len(s.containers), running))
-	t.row("images:", fmt.Sprint(len(s.images)))
 	for _, fs := range s.fs.GetImageFilesystems() {
-		t.row("store:", fmt.Sprintf("%s in %s", size(fs.GetUsedBytes().GetValue()), fs.GetFsId().GetMountpoint()))
+		r.Stores = append(r.Stores, storeReport{fs.GetFsId().GetMountpoint(), fs.GetUsedBytes().GetValue()})
 	}
-	t.flush()
+	return r
+}
+
+func (r statusReport) write(w io.Writer) error {
+	t := newTable(w, true)
+	t.row("version:", r.Version)
+	for _, c := range r.Conditions {
+		name := strings.ToLower(strings.TrimSuffix(c.Type, "Ready")) + ":"
+		if c.Ready {
+			t.row(name, "ready")
+		} else {
+			t.row(name, "not ready: "+c.Message)
+		}
+	}
+	t.row("handlers:", strings.Join(r.Handlers, ", "))
+	t.row("pods:", fmt.Sprintf("%d, %d ready", r.Pods.Total, r.Pods.Ready))
+	t.row("containers:", fmt.Sprintf("%d, %d running", r.Containers.Total, r.Containers.Running))
+	t.row("images:", fmt.Sprint(r.Images))
+	for _, store := range r.Stores {
+		t.row("store:", fmt.Sprintf("%s in %s", size(store.Used), store.Path))
+	}
+	return t.flush()
 }

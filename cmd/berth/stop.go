@@ -17,11 +17,16 @@ func stopCommand() *cobra.Command {
 		Short: "Stop containers and their pods",
 		Long: `Stop containers and their pods. A container gets its stop signal, usually SIGTERM,
 and SIGKILL if it has not ended in time. Its log and exit code stay until rm.`,
-		Args: usage(cobra.MinimumNArgs(1)),
-		RunE: withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
+		Example:           "  berth stop web\n  berth stop -t 60 db",
+		Args:              usage(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: completeNames(runningContainer, 0),
+		PreRunE: func(*cobra.Command, []string) error {
 			if grace < 0 {
 				return usageError{errors.New("-t must not be negative")}
 			}
+			return nil
+		},
+		RunE: withClient(func(ctx context.Context, cmd *cobra.Command, c *client, args []string) error {
 			return c.each(ctx, args, func(e entry, ref string) error {
 				if err := c.stop(ctx, e, time.Duration(grace)*time.Second); err != nil {
 					return err
@@ -45,10 +50,11 @@ func (c *client) each(ctx context.Context, args []string, do func(e entry, ref s
 			return err
 		}
 		e, err := find(all, ref)
-		if err == nil {
-			err = do(e, ref)
-		}
 		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		if err := do(e, ref); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %s", ref, message(err)))
 		}
 	}

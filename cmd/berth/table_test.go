@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -50,31 +53,54 @@ func node() []psLine {
 	}
 }
 
+// inEachForm compares what write writes with the golden files of its table, its
+// ids and its JSON.
+func inEachForm(t *testing.T, name string, write func(w io.Writer, o listOptions) error) {
+	t.Helper()
+	for file, o := range map[string]listOptions{
+		name + ".txt":          {format: formatTable},
+		name + "-no-trunc.txt": {format: formatTable, whole: true},
+		name + "-q.txt":        {format: formatTable, quiet: true},
+		name + ".json":         {format: formatJSON},
+	} {
+		var out strings.Builder
+		if err := write(&out, o); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		golden(t, file, out.String())
+	}
+}
+
 func TestPsTable(t *testing.T) {
-	var out strings.Builder
-	writePs(&out, noon, node(), false)
-	golden(t, "ps.txt", out.String())
-	out.Reset()
-	writePs(&out, noon, node(), true)
-	golden(t, "ps-q.txt", out.String())
-	out.Reset()
-	writePs(&out, noon, nil, false)
-	golden(t, "ps-none.txt", out.String())
+	inEachForm(t, "ps", func(w io.Writer, o listOptions) error { return writePs(w, noon, node(), o) })
+	inEachForm(t, "ps-none", func(w io.Writer, o listOptions) error { return writePs(w, noon, nil, o) })
 }
 
 func TestImagesTable(t *testing.T) {
-	images := []*runtimeapi.Image{
-		{Id: "sha256:" + hexID("1a"), Size: 1_997_000, RepoTags: []string{"docker.io/library/busybox:1.36", "docker.io/library/busybox:latest"}},
-		{Id: "sha256:" + hexID("2b"), Size: 71 << 20, RepoTags: []string{"localhost:5000/team/web:v1"}},
-		{Id: "sha256:" + hexID("3c"), Size: 512, RepoDigests: []string{"localhost:5000/web@sha256:" + hexID("4d")}},
-		{Id: "sha256:" + hexID("5e"), Size: 3 << 30},
+	built, pulled := noon.Add(-72*time.Hour), noon.Add(-time.Minute)
+	images := []imageLine{
+		{&runtimeapi.Image{Id: "sha256:" + hexID("1a"), Size: 1_997_000, RepoTags: []string{"docker.io/library/busybox:1.36", "docker.io/library/busybox:latest"}}, &built, &pulled},
+		{&runtimeapi.Image{Id: "sha256:" + hexID("2b"), Size: 71 << 20, RepoTags: []string{"localhost:5000/team/web:v1"}}, nil, &pulled},
+		{&runtimeapi.Image{Id: "sha256:" + hexID("3c"), Size: 512, RepoDigests: []string{"localhost:5000/web@sha256:" + hexID("4d")}}, nil, nil},
+		{&runtimeapi.Image{Id: "sha256:" + hexID("5e"), Size: 3 << 30}, nil, nil},
 	}
-	var out strings.Builder
-	writeImages(&out, images, false)
-	golden(t, "images.txt", out.String())
-	out.Reset()
-	writeImages(&out, images, true)
-	golden(t, "images-q.txt", out.String())
+	inEachForm(t, "images", func(w io.Writer, o listOptions) error { return writeImages(w, noon, images, o) })
+}
+
+// A table fits into the window: the widest texts lose their middle, ids and
+// short ones nothing.
+func TestTableIsCutToTheWindow(t *testing.T) {
+	for _, width := range []int{150, 110, 10} {
+		var out strings.Builder
+		table := &table{w: &out, width: width}
+		table.row("NAME", "ID", "IMAGE")
+		table.row("kube-system/coredns-7db6d8ff4d-x2x7k/coredns", "070707070707", "registry.example.com/a/rather/long/path/of/an/image:v1.2.3-debian-12")
+		table.row("web", "e5e5e5e5e5e5", "büsybox")
+		if err := table.flush(); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, fmt.Sprintf("table-%d.txt", width), out.String())
+	}
 }
 
 func TestStatusTable(t *testing.T) {
@@ -98,9 +124,12 @@ func TestStatusTable(t *testing.T) {
 			s.containers = append(s.containers, l.container)
 		}
 	}
-	var out strings.Builder
-	s.write(&out)
-	golden(t, "status.txt", out.String())
+	var text, json strings.Builder
+	if err := errors.Join(s.report().write(&text), writeJSON(&json, s.report())); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "status.txt", text.String())
+	golden(t, "status.json", json.String())
 }
 
 func TestSize(t *testing.T) {

@@ -11,22 +11,38 @@ import (
 )
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Show the versions of berth and berthd",
-		Args:  usage(cobra.NoArgs),
+	var f format
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Show the versions of berth and berthd",
+		Example: "  berth version\n  berth version -o json",
+		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			fmt.Fprintf(cmd.OutOrStdout(), "berth   %s\n", admin.Version)
-			return withClient(showDaemonVersion)(cmd, args)
+			r := versionReport{Berth: admin.Version}
+			unknown := withClient(r.ask)(cmd, args)
+			w := cmd.OutOrStdout()
+			if f == formatJSON {
+				if err := writeJSON(w, r); err != nil {
+					return err
+				}
+				return unknown
+			}
+			fmt.Fprintf(w, "berth   %s\n", r.Berth)
+			if r.Berthd != nil {
+				fmt.Fprintf(w, "berthd  %s (CRI %s)\n", r.Berthd.Version, r.Berthd.CRI)
+			}
+			return unknown
 		},
 	}
+	addFormat(cmd, &f)
+	return cmd
 }
 
-func showDaemonVersion(ctx context.Context, cmd *cobra.Command, c *client, _ []string) error {
+func (r *versionReport) ask(ctx context.Context, _ *cobra.Command, c *client, _ []string) error {
 	v, err := c.runtime.Version(ctx, &runtimeapi.VersionRequest{})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%sd  %s (CRI %s)\n", v.GetRuntimeName(), v.GetRuntimeVersion(), v.GetRuntimeApiVersion())
+	r.Berthd = &daemonReport{Version: v.GetRuntimeVersion(), CRI: v.GetRuntimeApiVersion()}
 	return nil
 }

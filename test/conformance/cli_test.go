@@ -70,8 +70,8 @@ func TestToolRunsAContainer(t *testing.T) {
 		if _, err := os.Stat("/var/log/berth/pods/conf-job"); err == nil {
 			t.Error("--rm left the log directory")
 		}
-		n.berth(t, "run", "--rm", n.busybox, "/bin/frobnicate").want(t, "a program that is not there", 1, "", "/bin/frobnicate")
-		n.berth(t, "run", n.registry.Host()+"/none", "true").want(t, "an image that is not there", 1, "", "none")
+		n.berth(t, "run", "--rm", n.busybox, "/bin/frobnicate").want(t, "a program that is not there", 126, "", "/bin/frobnicate")
+		n.berth(t, "run", n.registry.Host()+"/none", "true").want(t, "an image that is not there", 125, "", "none")
 		if left := n.berth(t, "ps", "-aq"); left.stdout != "" {
 			t.Errorf("what failed left %q", left.stdout)
 		}
@@ -93,13 +93,13 @@ func TestToolKeepsAContainer(t *testing.T) {
 		n.berth(t, "logs", "conf-web").want(t, "logs", 0, "ready\n", "")
 		n.berth(t, "exec", id[:8], "sh", "-c", "echo out; echo err >&2; exit 5").want(t, "exec", 5, "out\n", "err\n")
 		n.berth(t, "status").want(t, "status", 0, "1, 1 running", "")
-		n.berth(t, "run", "--name", "conf-web", n.busybox, "true").want(t, "a name twice", 1, "", "the name conf-web is taken")
+		n.berth(t, "run", "--name", "conf-web", n.busybox, "true").want(t, "a name twice", 125, "", "the name conf-web is taken")
 		n.berth(t, "rm", "conf-web").want(t, "rm of what runs", 1, "", "is running")
 		n.berth(t, "stop", "nothing", "conf-web").want(t, "stop", 1, "conf-web\n", `no container "nothing"`)
 		n.berth(t, "ps").want(t, "ps", 0, "NAME", "")
 		n.berth(t, "ps", "-a").want(t, "ps -a", 0, "exited (7)", "")
 		n.berth(t, "logs", "-f", "conf-web").want(t, "logs -f of what has ended", 0, "ready\n", "")
-		n.berth(t, "exec", "conf-web", "true").want(t, "exec in what has ended", 1, "", "not running")
+		n.berth(t, "exec", "conf-web", "true").want(t, "exec in what has ended", 125, "", "not running")
 		n.berth(t, "rm", "conf-web").want(t, "rm", 0, "conf-web\n", "")
 		if _, err := os.Stat("/var/log/berth/pods/conf-web"); err == nil {
 			t.Error("rm left the log directory")
