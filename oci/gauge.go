@@ -15,7 +15,7 @@ import (
 // closed with the container or pod.
 type gauge struct {
 	mu      sync.Mutex // held while it is read
-	dropped bool       // nothing is opened any more
+	retired bool       // not among the gauges any more: nothing may be opened
 
 	cgroup *cgroup.Dir
 	init   *cgroup.Dir     // of a pod's init
@@ -31,17 +31,30 @@ type gauges struct {
 
 // use calls do with id's gauge, and keeps the gauge if do has opened something.
 func (g *gauges) use(id string, do func(*gauge)) {
-	one := g.get(id)
-	one.mu.Lock()
+	one := g.lock(id)
 	defer one.mu.Unlock()
 	do(one)
 	if one.cgroup != nil || one.init != nil || one.links != nil {
 		return
 	}
+	one.retired = true
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.byID[id] == one {
 		delete(g.byID, id)
+	}
+}
+
+// lock returns id's gauge with its mu held. One that was retired while it was
+// waited for would be closed by nobody.
+func (g *gauges) lock(id string) *gauge {
+	for {
+		one := g.get(id)
+		one.mu.Lock()
+		if !one.retired {
+			return one
+		}
+		one.mu.Unlock()
 	}
 }
 
@@ -70,7 +83,7 @@ func (g *gauges) drop(id string) {
 	}
 	one.mu.Lock()
 	defer one.mu.Unlock()
-	one.dropped = true
+	one.retired = true
 	for _, dir := range []*cgroup.Dir{one.cgroup, one.init} {
 		if dir != nil {
 			dir.Close()
@@ -118,13 +131,10 @@ func (g *gauge) own(at **cgroup.Dir, path string) (n uint64, err error) {
 // read calls do with the cgroup at path, which is held open at. One that was
 // removed and has been made again since, as the parent of a pod may be, is opened
 // anew.
-func (g *gauge) read(at **cgroup.Dir, path string, do func(*cgroup.Dir) error) error {
+func (*gauge) read(at **cgroup.Dir, path string, do func(*cgroup.Dir) error) error {
 	for {
 		held := *at != nil
 		if !held {
-			if g.dropped {
-				return cgroup.ErrGone
-			}
 			dir, err := cgroup.Open(path)
 			if err != nil {
 				return err

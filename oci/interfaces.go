@@ -28,9 +28,6 @@ const linkTimeout = 2 * time.Second
 // they were made, from one dump. None if the namespace is gone.
 func (g *gauge) interfaces(path string) ([]Interface, error) {
 	if g.links == nil {
-		if g.dropped {
-			return nil, nil
-		}
 		links, err := dialNetNS(path)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, nil
