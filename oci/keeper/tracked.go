@@ -151,6 +151,22 @@ func (c *Client) Put(ctx context.Context, id, name string, f *os.File) error {
 	return err
 }
 
+// File duplicates a file that the keeper holds for a process; nil if it holds
+// none of that name. ErrUnknown.
+func (c *Client) File(id, name string) (*os.File, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.processes[id]
+	if t == nil || t.files == nil {
+		return nil, fmt.Errorf("%w: %s", ErrUnknown, id)
+	}
+	f := t.files[name]
+	if f == nil {
+		return nil, nil
+	}
+	return dup(f)
+}
+
 // CloseFile makes the keeper close a held file: the end of a process's stdin.
 func (c *Client) CloseFile(ctx context.Context, id, name string) error {
 	c.mu.Lock()

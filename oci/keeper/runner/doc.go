@@ -17,13 +17,15 @@
 //   - A successor first writes the journal's chunk to its log; then it takes up
 //     what the keeper knows. A runtime command that was left under way is waited
 //     for by whoever asks for the same process.
+//   - An attached client gets a chunk when it is in the log, whole or not at all,
+//     and is left when it does not keep up: it holds up nobody.
 //   - A process's output is known here until the keeper knows that it is drained.
 //   - Locks: output.mu is held for one chunk at a time, and while streams come
 //     and go; runner.mu guards the table of commands under way; runner.taking is
 //     held while the keeper is asked for files, output.mu may be taken below it.
 //
 // It imports the standard library and golang.org/x/sys only. Read protocol.go,
-// runner.go, command.go, then output.go with journal.go and lines.go, then
-// namespaces.go, init.go and userns.go (namespaces that are not the host's
+// runner.go, command.go, then output.go with journal.go, lines.go and attach.go,
+// then namespaces.go, init.go and userns.go (namespaces that are not the host's
 // root's).
 package runner

@@ -26,6 +26,7 @@ type output struct {
 	lines   []byte            // the chunk as log lines
 	sinks   map[string]*sink  // by process ID
 	streams map[int32]*stream // by descriptor, those in epoll
+	clients map[int32]*client // by descriptor, attached ones and those that still get their last packets
 }
 
 // Names of streams in a log.
@@ -43,6 +44,8 @@ type sink struct {
 	size    int64 // of log; only we write it
 	failing bool  // the last write failed: said once
 	streams []*stream
+	clients []*client // attached
+	ended   bool      // the process has ended and its streams are not read any more
 }
 
 // stream is one of a process's.
@@ -61,7 +64,7 @@ func newOutput(j *journal, logger *log.Logger) (*output, error) {
 	}
 	return &output{
 		logger: logger, journal: j, epoll: epoll,
-		sinks: make(map[string]*sink), streams: make(map[int32]*stream),
+		sinks: make(map[string]*sink), streams: make(map[int32]*stream), clients: make(map[int32]*client),
 	}, nil
 }
 
@@ -152,6 +155,8 @@ func (o *output) drain(id string) *sink {
 		o.pause(st)
 		keeper.At("exit draining")
 	}
+	s.ended = true
+	o.detachAll(s, PacketEnd)
 	return s
 }
 
@@ -179,6 +184,7 @@ func (o *output) forget(s *sink) {
 		o.pause(st)
 		st.file.Close()
 	}
+	o.detachAll(s, PacketEnd)
 	if s.log != nil {
 		s.log.Close()
 	}
@@ -274,6 +280,8 @@ func (o *output) loop() {
 			o.mu.Lock()
 			if st := o.streams[e.Fd]; st != nil {
 				o.move(st, chunkSize)
+			} else if c := o.clients[e.Fd]; c != nil {
+				o.serve(c)
 			}
 			o.mu.Unlock()
 		}
@@ -300,6 +308,7 @@ func (o *output) move(st *stream, limit int) int {
 		o.write(s, st.name, buf[:n])
 		keeper.At("chunk written")
 		o.journal.done()
+		o.hand(s, st.name, buf[:n])
 	}
 	return n
 }

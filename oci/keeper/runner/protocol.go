@@ -10,6 +10,11 @@ const (
 	// OpReopen: Reopen → nothing. The keeper holds the new log already. When it
 	// returns, nothing more is written to the old one.
 	OpReopen = "reopen"
+	// OpAttach: Attach with one end of a SOCK_SEQPACKET pair → nothing. From
+	// the reply on, each chunk of the process's output is a packet there, after
+	// it is in the log: one of the Packet letters, then the bytes. The other
+	// end is closed by whoever has had enough.
+	OpAttach = "attach"
 	// OpClear: Clear → nothing. Kills what is left of a process and undoes
 	// what OpRun made.
 	OpClear = "clear"
@@ -59,6 +64,25 @@ type Ran struct {
 type Reopen struct {
 	ID string `json:"id"`
 }
+
+// Attach is the body of OpAttach.
+type Attach struct {
+	ID     string `json:"id"`
+	Stdout bool   `json:"stdout"` // with a terminal, all that it shows
+	Stderr bool   `json:"stderr"`
+}
+
+// First letters of packets to an attached client. A socket that ends without
+// PacketEnd or PacketSlow is that of a runner that died.
+const (
+	PacketStdout = 'o'
+	PacketStderr = 'e'
+	PacketEnd    = '.' // the process has ended; this was all
+	PacketSlow   = '!' // the client reads too slowly: what came next is lost to it
+)
+
+// MaxPacket bounds a packet to an attached client, in bytes.
+const MaxPacket = 1 + chunkSize
 
 // Clear is the body of OpClear.
 type Clear struct {

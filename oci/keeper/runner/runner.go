@@ -100,6 +100,11 @@ func (r *runner) answer(q *wire.Request) {
 		if err = q.Decode(&c); err == nil {
 			err = r.reopen(c)
 		}
+	case OpAttach:
+		var c Attach
+		if err = q.Decode(&c); err == nil {
+			err = r.attach(c, q)
+		}
 	case OpClear:
 		var c Clear
 		if err = q.Decode(&c); err == nil {
