@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"berth/oci/keeper"
 	"berth/oci/keeper/runner"
@@ -49,21 +50,47 @@ func OpenLog(dir, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// reopenTimeout bounds how long a log that could not be changed may take to be
+// what it was.
+const reopenTimeout = 10 * time.Second
+
 // ReopenLog makes all further output of the container go to log. When it
-// returns, nothing more is written to the old one. ErrNotRunning. The file is
-// the caller's to close.
+// returns, nothing more is written to the old one. When it fails, output goes to
+// the old one as before. ErrNotRunning. The file is the caller's to close.
 func (r *Runtime) ReopenLog(ctx context.Context, c Container, log *os.File) error {
 	if st, err := r.state(ctx, c); err != nil || st.Gone || st.Pid == 0 {
 		return ErrNotRunning
 	}
-	err := linkLog(c.Dir, log)
-	if err == nil {
-		err = r.Keeper.Put(ctx, c.ID, keeper.FileLog, log)
+	old, err := r.Keeper.File(c.ID, keeper.FileLog)
+	if errors.Is(err, keeper.ErrUnknown) {
+		return ErrNotRunning
 	}
-	if err == nil {
-		err = r.Keeper.CallRunner(ctx, runner.OpReopen, runner.Reopen{ID: c.ID}, nil, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	if old != nil {
+		defer old.Close()
+	}
+	if err := linkLog(c.Dir, log); err != nil {
+		return err
+	}
+	err = r.useLog(ctx, c, log)
+	if err == nil || old == nil {
+		return err
+	}
+	// Whoever holds the new log by now must not write to it: it is removed. The
+	// link stays, since the old log comes back to its name.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reopenTimeout)
+	defer cancel()
+	return errors.Join(err, r.useLog(ctx, c, old))
+}
+
+// useLog gives a log to the keeper and then makes the runner take it from there.
+func (r *Runtime) useLog(ctx context.Context, c Container, log *os.File) error {
+	if err := r.Keeper.Put(ctx, c.ID, keeper.FileLog, log); err != nil {
+		return err
+	}
+	return r.Keeper.CallRunner(ctx, runner.OpReopen, runner.Reopen{ID: c.ID}, nil, nil)
 }
 
 // linkLog remembers where the log is.
