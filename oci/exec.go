@@ -6,11 +6,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -29,6 +26,9 @@ const execTimeout = 10 * time.Second
 // wrote until then is in Stdout and Stderr; a process that it has left behind
 // with its streams is not waited for. When ctx ends first, the process and its
 // descendants are killed and the error is ctx's. ErrNotRunning.
+//
+// The end of Stdin is the end of the process's standard input. A terminal has no
+// such end: its end-of-file character is typed where that has a meaning.
 //
 // The process is the keeper's, like a container's: berthd or the runner may die
 // without its exit code being lost to the keeper.
@@ -68,34 +68,14 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	if err := os.WriteFile(process, b, 0o600); err != nil {
 		return 0, err
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	argv := []string{"exec", "--detach", "--process", process, "--pid-file", filepath.Join(dir, keeper.PidFile)}
+	streams, err := r.openStreams(e, id)
 	if err != nil {
 		return 0, err
 	}
-	defer null.Close()
-	var copies sync.WaitGroup
-	ended := make(chan struct{}) // closed when the process has ended
-	stop := sync.OnceFunc(func() { close(ended) })
-	defer copies.Wait()
-	defer stop()
-	stdio := []*os.File{null, nil, nil}
-	uid, gid := e.hostUser(e.Process.User)
-	for i, w := range []io.Writer{e.Stdout, e.Stderr} {
-		read, write, err := pipe()
-		if err != nil {
-			return 0, err
-		}
-		defer write.Close()
-		// As for FIFOs; in a user namespace a runtime cannot do it.
-		if err := write.Chown(uid, gid); err != nil {
-			read.Close()
-			return 0, err
-		}
-		stdio[i+1] = write
-		copies.Go(func() {
-			defer read.Close()
-			copyUntil(w, read, ended)
-		})
+	defer streams.end()
+	if streams.console != nil {
+		argv = append(argv, "--console-socket", streams.console.path)
 	}
 	// Not bound to ctx: it must be known to the keeper as long as it may run.
 	detached := context.WithoutCancel(ctx)
@@ -105,15 +85,17 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	defer r.endExec(detached, id, dir, execBox(e.ID, id))
 	run := runner.Run{
 		ID: id, Dir: dir, Box: execBox(e.ID, id), Timeout: r.Timeout, Stdio: true, OOMScoreAdj: value(e.Process.OOMScoreAdj),
-		Argv: r.argv(dir, "exec", "--detach", "--process", process, "--pid-file", filepath.Join(dir, keeper.PidFile), e.ID),
+		Argv: r.argv(dir, append(argv, e.ID)...),
 	}
-	pid, err := r.command(ctx, &run, stdio...)
+	starting, cancel := afterwards(ctx, startGrace)
+	defer cancel()
+	pid, err := r.command(starting, &run, streams.theirs...)
 	if err != nil {
-		return 0, err
+		return 0, errors.Join(ctx.Err(), err)
 	}
 	keepOOMScoreAdj(pid, e.Process.OOMScoreAdj)
-	for _, w := range stdio[1:] {
-		w.Close()
+	if err := streams.started(); err != nil {
+		return 0, err
 	}
 	exit, err := r.Keeper.Wait(ctx, id)
 	if err != nil {
@@ -125,15 +107,19 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	return exit.Code, nil
 }
 
-// pipe makes one whose write end is in blocking mode: it becomes a process's
-// standard output.
-func pipe() (read, write *os.File, err error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, fmt.Errorf("make pipe: %w", err)
+// startGrace is how long the start of an exec may go on when nobody wants it any
+// more. A runtime that is killed may leave a process whose pid nobody knows; one
+// that ends well leaves one that can be killed.
+const startGrace = 10 * time.Second
+
+// afterwards returns a context that ends d after ctx.
+func afterwards(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return later, func() {
+		stop()
+		cancel()
 	}
-	_ = unix.SetNonblock(fds[0], true) // ours waits in the poller
-	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
 // execID makes the keeper's name of an exec and notes that it is under way.
@@ -203,48 +189,4 @@ func killTree(root int, signal func(syscall.Signal) error) {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		unix.Close(fd)
 	}
-}
-
-// copyUntil copies from a pipe until its end, or, after ended is closed, until
-// it is empty: a process left behind may hold it open for ever. What w does not
-// take is dropped, so that nobody blocks on it.
-func copyUntil(w io.Writer, pipe *os.File, ended <-chan struct{}) {
-	if w == nil {
-		w = io.Discard
-	}
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		select {
-		case <-ended:
-			_ = pipe.SetReadDeadline(time.Unix(1, 0))
-		case <-done:
-		}
-	}()
-	_, err := io.Copy(dropErrors{w}, pipe)
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return
-	}
-	raw, err := pipe.SyscallConn()
-	if err != nil {
-		return
-	}
-	buf := make([]byte, 32<<10)
-	_ = raw.Control(func(fd uintptr) {
-		for {
-			n, err := unix.Read(int(fd), buf)
-			if n <= 0 || err != nil {
-				return
-			}
-			_, _ = w.Write(buf[:n])
-		}
-	})
-}
-
-// dropErrors goes on after its writer has failed.
-type dropErrors struct{ w io.Writer }
-
-func (d dropErrors) Write(b []byte) (int, error) {
-	_, _ = d.w.Write(b)
-	return len(b), nil
 }

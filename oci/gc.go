@@ -75,6 +75,7 @@ func (r *Runtime) collect(ctx context.Context, id string, keep func(id string) b
 		return nil
 	}
 	r.endExec(ctx, id, st.Dir, "")
+	r.removeConsole(id)
 	return os.RemoveAll(st.Dir)
 }
 
@@ -119,5 +120,6 @@ func (r *Runtime) endLostExec(ctx context.Context, id string) error {
 		defer pidfd.Close()
 		killTree(pid, func(sig syscall.Signal) error { return unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0) })
 	}
+	r.removeConsole(id)
 	return os.RemoveAll(dir)
 }

@@ -17,6 +17,14 @@ import (
 var (
 	// ErrNotRunning: the container has no live process.
 	ErrNotRunning = errors.New("container is not running")
+	// ErrNoStdin: the container has no standard input, or none any more.
+	ErrNoStdin = errors.New("container has no open stdin")
+	// ErrTooSlow: an attached client has not kept up with the container's
+	// output; what came next is lost to it.
+	ErrTooSlow = errors.New("the client reads more slowly than the container writes")
+	// ErrDetached: the process that served an attachment has died. The container
+	// runs on.
+	ErrDetached = errors.New("the attachment was lost; attach again")
 	// ErrExitUnknown: the process is gone and nobody saw its exit code.
 	ErrExitUnknown = errors.New("exit code is unknown")
 )
@@ -113,10 +121,25 @@ type Start struct {
 // the container's own spec with these fields put in place.
 type Exec struct {
 	Container
-	Process *specs.Process // complete: args, env, cwd, user, capabilities, rlimits; Terminal false
-	Stdout  io.Writer      // nil: dropped
-	Stderr  io.Writer      // nil: dropped
+	Process *specs.Process      // complete: args, env, cwd, user, capabilities, rlimits, terminal
+	Stdin   io.ReadCloser       // nil: empty. Exec closes it, which must end a Read under way
+	Stdout  io.Writer           // nil: dropped
+	Stderr  io.Writer           // nil: dropped; with a terminal, nothing is written to it
+	Resize  <-chan TerminalSize // of the terminal; nil or closed: it keeps its size
 }
+
+// Attach connects a client with the streams of a container's first process.
+type Attach struct {
+	Container
+	Stdin     io.ReadCloser       // nil: none. Attach closes it, which must end a Read under way
+	StdinOnce bool                // the end of Stdin, however it comes, is the end of the container's
+	Stdout    io.Writer           // nil: none; with a terminal, all that it shows
+	Stderr    io.Writer           // nil: none
+	Resize    <-chan TerminalSize // of the terminal; nil or closed: it keeps its size
+}
+
+// TerminalSize is in characters.
+type TerminalSize struct{ Width, Height uint16 }
 
 // Exit is how a container's first process ended.
 type Exit struct {

@@ -212,7 +212,7 @@ func TestPodStats(t *testing.T) {
 		if len(u.Interfaces) != 0 {
 			t.Errorf("interfaces of a pod with loopback alone: %+v", u.Interfaces)
 		}
-		peer := connect(t, p.NetNS(), "eth0", "net1")
+		peer := giveInterfaces(t, p.NetNS(), "eth0", "net1")
 		var all []Container
 		for range 2 {
 			c := n.container(r, "sleep 1000 & echo ready; exec sleep 1000")
@@ -253,9 +253,9 @@ func TestPodStats(t *testing.T) {
 	})
 }
 
-// connect gives the namespace at path interfaces of these names, which are up, and
+// giveInterfaces gives the namespace at path interfaces of these names, which are up, and
 // returns the first one's peer outside.
-func connect(t *testing.T, path string, names ...string) (peer string) {
+func giveInterfaces(t *testing.T, path string, names ...string) (peer string) {
 	t.Helper()
 	ns, err := os.Open(path)
 	if err != nil {
@@ -313,7 +313,7 @@ func TestStatsOfAPodThatGoes(t *testing.T) {
 	r := n.runtime("crun")
 	for range 5 {
 		p := n.pod(r)
-		peer := connect(t, p.NetNS(), "eth0")
+		peer := giveInterfaces(t, p.NetNS(), "eth0")
 		ctx, cancel := context.WithCancel(n.ctx)
 		var asking sync.WaitGroup
 		for range 4 {

@@ -155,7 +155,7 @@ func (k *keeper) listen() error {
 	if err := unix.Flock(k.lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another keeper serves %s: %w", k.run, err)
 	}
-	stale, err := filepath.Glob(filepath.Join(ConsoleDir(k.run), "*"))
+	stale, err := filepath.Glob(filepath.Join(ConsoleDir(k.run), "[^"+ExecConsole+"]*"))
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,10 @@ func JournalFile(run string) string  { return filepath.Join(run, "journal") }
 // directory.
 func ConsoleDir(run string) string { return filepath.Join(run, "s") }
 
+// ExecConsole is the first letter of the sockets in ConsoleDir that are berthd's,
+// for the terminals of execs. The keeper leaves them alone.
+const ExecConsole = "x"
+
 // Files below a process's directory.
 const (
 	PidFile    = "pid"    // written by the OCI runtime
