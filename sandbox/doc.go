@@ -41,9 +41,9 @@
 //
 // pods.go (what Pods needs of the world), state.go, record.go, flight.go, then a
 // file for each verb: run.go, create.go, start.go, exit.go, stop.go, remove.go,
-// exec.go, update.go, stats.go (usage.go), recover.go, userns.go (what a pod's
-// user namespace changes in all of them). validate.go says what is accepted,
-// facts.go gathers what a spec needs from host and image, spec.go is pure. Who a
-// container's process is: security.go and what it calls, user.go,
-// capabilities.go, seccomp.go, lsm.go, privileged.go.
+// exec.go, attach.go, dial.go, update.go, stats.go (usage.go), recover.go,
+// userns.go (what a pod's user namespace changes in all of them). validate.go
+// says what is accepted, facts.go gathers what a spec needs from host and image,
+// spec.go is pure. Who a container's process is: security.go and what it calls,
+// user.go, capabilities.go, seccomp.go, lsm.go, privileged.go.
 package sandbox

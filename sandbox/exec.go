@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"berth/oci"
 )
@@ -14,21 +15,24 @@ import (
 // Exec is a command to run in a container. It may take until ctx's deadline.
 type Exec struct {
 	Cmd            []string
-	Stdout, Stderr io.Writer // nil: dropped
+	TTY            bool                // a terminal, which takes the place of stdin, stdout and stderr
+	Stdin          io.ReadCloser       // nil: empty. Exec closes it, which must end a Read under way
+	Stdout, Stderr io.Writer           // nil: dropped
+	Resize         <-chan TerminalSize // with TTY; nil: never
 }
+
+// TerminalSize is in characters.
+type TerminalSize = oci.TerminalSize
 
 // Exec runs a command in the running container, with the user, capabilities,
 // environment, limits and directory of its own process, and returns the
-// command's exit code (CRI ExecSync). When ctx ends, the command is killed with
-// its descendants.
+// command's exit code (CRI ExecSync and Exec). When ctx ends, the command is
+// killed with its descendants.
 //
 // Errors: *InvalidError, ErrNotRunning.
 func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
-	if len(e.Cmd) == 0 || e.Cmd[0] == "" {
-		return 0, invalid("cmd", "is required")
-	}
-	if c.record().State != containerRunning {
-		return 0, fmt.Errorf("exec in container %s: %w", c.id, ErrNotRunning)
+	if err := c.MayExec(e.Cmd); err != nil {
+		return 0, err
 	}
 	spec, err := c.readSpec()
 	if err != nil {
@@ -36,17 +40,35 @@ func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
 	}
 	process := spec.Process
 	process.Args = e.Cmd
-	process.Terminal = false
+	process.Terminal = e.TTY
 	code, err = c.pod.runtime().Exec(ctx, oci.Exec{
 		Container: c.oci(),
 		Process:   process,
+		Stdin:     e.Stdin,
 		Stdout:    e.Stdout,
 		Stderr:    e.Stderr,
+		Resize:    e.Resize,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}
 	return code, nil
+}
+
+// MayExec says whether Exec of cmd could begin now. Its errors are Exec's.
+func (c *Container) MayExec(cmd []string) error {
+	if len(cmd) == 0 || cmd[0] == "" {
+		return invalid("cmd", "is required")
+	}
+	for i, arg := range cmd {
+		if strings.ContainsRune(arg, 0) {
+			return invalid(fmt.Sprintf("cmd[%d]", i), "cannot hold a NUL")
+		}
+	}
+	if c.record().State != containerRunning {
+		return fmt.Errorf("exec in container %s: %w", c.id, ErrNotRunning)
+	}
+	return nil
 }
 
 // ReopenLog makes the running container's further output go to its log path

@@ -42,6 +42,14 @@ type Runtime interface {
 	// Exec runs a process in the container and returns its exit code. When ctx
 	// ends, the process and its descendants are killed.
 	Exec(ctx context.Context, e oci.Exec) (code int, err error)
+	// Attach copies between the container's streams and a client's until the
+	// container or ctx ends. oci.ErrNotRunning, oci.ErrNoStdin, oci.ErrTooSlow,
+	// oci.ErrDetached.
+	Attach(ctx context.Context, a oci.Attach) error
+	// CloseStdin ends the container's standard input for good.
+	CloseStdin(ctx context.Context, c oci.Container) error
+	// Dial connects to a TCP port of the pod's loopback.
+	Dial(ctx context.Context, p oci.Pod, port uint16) (oci.Conn, error)
 	// ReopenLog makes all further output go to log.
 	ReopenLog(ctx context.Context, c oci.Container, log *os.File) error
 	// Stats reads what a running container uses; oci.ErrNotRunning.

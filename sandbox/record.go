@@ -61,7 +61,8 @@ type containerRecord struct {
 	Message    string // for people; set while still starting: the start has failed with it
 	Steps      []Step // of its creation and start
 
-	Freed bool // the runtime holds nothing of it
+	Freed      bool // the runtime holds nothing of it
+	StdinTaken bool // stdin_once: the one session has begun
 }
 
 // imageRecord is what a container keeps of its image, which may be removed from

@@ -194,6 +194,7 @@ func (c *Container) resume(ctx context.Context) {
 		v, do = verbStart, c.start
 	case containerRunning:
 		c.watch()
+		c.closeTakenStdin()
 		c.resumeUpdate(ctx)
 		return
 	default:

@@ -33,7 +33,6 @@ func (p *Pod) validateContainer(c *runtimeapi.ContainerConfig) error {
 		func() error { return p.checkMountMappings(c.GetMounts()) },
 		func() error { return checkDevices(c.GetDevices()) },
 		func() error { return p.checkLog(c.GetLogPath()) },
-		func() error { return checkStdio(c) },
 		func() error { return checkUnsupported(c) },
 		func() error { return p.checkNamespaces(c.GetLinux().GetSecurityContext().GetNamespaceOptions()) },
 		func() error { return p.checkSecurity(c.GetLinux().GetSecurityContext()) },
@@ -72,13 +71,6 @@ func (p *Pod) checkLog(name string) error {
 		return invalid("log_path", "the pod has no log_directory")
 	case !filepath.IsLocal(name) || path.Clean(name) != name || name == "." || strings.ContainsRune(name, 0):
 		return invalid("log_path", "%q is not a relative path without . and ..", name)
-	}
-	return nil
-}
-
-func checkStdio(c *runtimeapi.ContainerConfig) error {
-	if c.GetStdinOnce() {
-		return invalid("stdin_once", "is not supported")
 	}
 	return nil
 }

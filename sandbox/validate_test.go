@@ -178,7 +178,6 @@ func TestValidateContainer(t *testing.T) {
 		{"log_path", func(c *ctrC) { c.LogPath = "." }},
 		{"", func(c *ctrC) { c.LogPath = "web/0.log" }},
 		{"", func(c *ctrC) { c.Stdin, c.Tty = true, true }},
-		{"stdin_once", func(c *ctrC) { c.StdinOnce = true }},
 		{"CDI_devices", func(c *ctrC) { c.CDIDevices = []*runtimeapi.CDIDevice{{}} }},
 		{"windows", func(c *ctrC) { c.Windows = &runtimeapi.WindowsContainerConfig{} }},
 

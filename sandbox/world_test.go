@@ -37,6 +37,7 @@ type world struct {
 	stubborn bool             // logs are not reopened
 	scarce   bool             // of two limits the second is not taken
 	said     []string         // signals that were sent, by name
+	closed   []string         // containers whose stdin was closed
 	starts   int              // processes that ever were
 	gate     chan struct{}    // Add waits until it is closed; nil: it does not
 	images   map[string]*image.Image
@@ -180,6 +181,32 @@ func (w *world) Remove(ctx context.Context, c oci.Container) error {
 func (w *world) Exec(ctx context.Context, e oci.Exec) (int, error) {
 	fmt.Fprint(e.Stdout, strings.Join(e.Process.Args, " "))
 	return 0, nil
+}
+
+func (w *world) Attach(ctx context.Context, a oci.Attach) error {
+	w.mu.Lock()
+	p := w.procs[a.ID]
+	w.mu.Unlock()
+	if p == nil {
+		return oci.ErrNotRunning
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (w *world) CloseStdin(ctx context.Context, c oci.Container) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = append(w.closed, c.ID)
+	return nil
+}
+
+func (w *world) Dial(ctx context.Context, p oci.Pod, port uint16) (oci.Conn, error) {
+	return nil, syscall.ECONNREFUSED
 }
 
 func (w *world) ReopenLog(ctx context.Context, c oci.Container, log *os.File) error {
