@@ -24,5 +24,7 @@
 // Read in this order: server.go, intercept.go and errors.go, then the RPCs by
 // group: runtime.go, pod.go, container.go, exec.go, log.go, update.go, stats.go,
 // image.go, pull.go; filter.go is what the Lists share, socket.go makes the
-// listener.
+// listener. Exec, Attach and PortForward return URLs: streaming.go (the RPCs,
+// tokens, the server), session.go (one connection), transport.go (SPDY and
+// WebSocket), remote.go (Exec and Attach), portforward.go.
 package cri

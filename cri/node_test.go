@@ -66,6 +66,12 @@ func newNode(t *testing.T) *node {
 	}
 	t.Cleanup(pods.Close)
 	n.server = &Server{Pods: pods, Images: store, Network: n.network, Info: func() map[string]string { return map[string]string{"config": "{}"} }}
+	streams, err := ListenStreams(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams.heartbeat = 20 * time.Millisecond
+	n.server.Streams = streams
 	n.conn = serve(t, n.server)
 	n.RuntimeServiceClient = runtimeapi.NewRuntimeServiceClient(n.conn)
 	n.images = runtimeapi.NewImageServiceClient(n.conn)
@@ -139,6 +145,8 @@ type fakeRuntime struct {
 	mu        sync.Mutex
 	processes map[string]*process
 	exec      func(ctx context.Context, e oci.Exec) (int, error) // what Exec does
+	attach    func(ctx context.Context, a oci.Attach) error
+	dial      func(ctx context.Context, port uint16) (oci.Conn, error)
 	reopened  int
 	broken    map[string]error // containers and pods whose numbers cannot be read
 	noUserNS  error
@@ -208,6 +216,14 @@ func (f *fakeRuntime) Kill(ctx context.Context, c oci.Container) error {
 func (f *fakeRuntime) Remove(ctx context.Context, c oci.Container) error { return f.Kill(ctx, c) }
 
 func (f *fakeRuntime) Exec(ctx context.Context, e oci.Exec) (int, error) { return f.exec(ctx, e) }
+
+func (f *fakeRuntime) Attach(ctx context.Context, a oci.Attach) error { return f.attach(ctx, a) }
+
+func (f *fakeRuntime) CloseStdin(context.Context, oci.Container) error { return nil }
+
+func (f *fakeRuntime) Dial(ctx context.Context, _ oci.Pod, port uint16) (oci.Conn, error) {
+	return f.dial(ctx, port)
+}
 
 func (f *fakeRuntime) ReopenLog(context.Context, oci.Container, *os.File) error {
 	f.mu.Lock()

@@ -81,8 +81,8 @@ func TestAllRPCsAreRegistered(t *testing.T) {
 			t.Errorf("%s has %d RPCs, want %d", name, got, want)
 		}
 	}
-	_, err := n.Attach(t.Context(), &runtimeapi.AttachRequest{})
-	wantCode(t, "Attach", err, codes.Unimplemented)
+	_, err := n.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{})
+	wantCode(t, "CheckpointContainer", err, codes.Unimplemented)
 	events, err := n.GetContainerEvents(t.Context(), &runtimeapi.GetEventsRequest{})
 	if err == nil {
 		_, err = events.Recv()

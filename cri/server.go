@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -42,11 +43,22 @@ type Server struct {
 	Network Checker                  // condition NetworkReady
 	Runtime Checker                  // condition RuntimeReady; nil: always ready
 	Info    func() map[string]string // what a verbose Status shows, values in JSON
+	Streams *Streaming               // sessions of Exec, Attach and PortForward; nil: there are none
 }
 
-// Serve answers on l until ctx ends, then lets the calls that have begun finish
-// for a while. It closes l.
+// Serve answers on l, and streaming sessions, until ctx ends, then lets the calls
+// that have begun finish for a while and ends the sessions. It closes l and
+// Streams.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	all, ctx := errgroup.WithContext(ctx)
+	all.Go(func() error { return s.serveCalls(ctx, l) })
+	if s.Streams != nil {
+		all.Go(func() error { return s.Streams.serve(ctx) })
+	}
+	return all.Wait()
+}
+
+func (s *Server) serveCalls(ctx context.Context, l net.Listener) error {
 	g := s.grpcServer()
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
