@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -61,6 +62,9 @@ func check(c config, file string, lines map[string]int) error {
 
 	nofile := c.Container.Nofile
 	k.that(nofile >= 64 && nofile <= maxNofile, "container.nofile", "%d is not within 64 to %d", nofile, maxNofile)
+
+	at, err := netip.ParseAddrPort(c.Streaming.Address)
+	k.that(err == nil && at.Addr().IsLoopback(), "streaming.address", "%q is no loopback address with a port", c.Streaming.Address)
 	return errors.Join(k.wrong...)
 }
 

@@ -31,6 +31,7 @@ type config struct {
 	Network    networkConfig   `toml:"network" json:"network"`
 	Image      imageConfig     `toml:"image" json:"image"`
 	Container  containerConfig `toml:"container" json:"container"`
+	Streaming  streamingConfig `toml:"streaming" json:"streaming"`
 }
 
 type runtimeConfig struct {
@@ -57,6 +58,10 @@ type imageConfig struct {
 
 type containerConfig struct {
 	Nofile uint64 `toml:"nofile" json:"nofile"`
+}
+
+type streamingConfig struct {
+	Address string `toml:"address" json:"address"`
 }
 
 // duration is written as a text like "90s".

@@ -45,6 +45,7 @@ func TestDefaults(t *testing.T) {
 		},
 		Image:     imageConfig{PlainHTTP: []string{}, PullTimeout: duration(time.Minute)},
 		Container: containerConfig{Nofile: 1 << 20},
+		Streaming: streamingConfig{Address: "127.0.0.1:0"},
 	}
 	if got := defaults(t); !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults are\n%+v, want\n%+v", got, want)
@@ -146,6 +147,8 @@ func TestWrongFiles(t *testing.T) {
 		{"relative runtime", "[runtime.handlers.x]\npath = 'x'", `f.toml:2: runtime.handlers.x.path: "x" is no absolute`},
 		{"in an inline table", "runtime.handlers.x = {\npath = 'x'}", `f.toml:2: runtime.handlers.x.path: "x" is no absolute`},
 		{"name of a handler", "[runtime.handlers.'../x']\npath = '/x'", "f.toml:1: runtime.handlers.../x: a handler's name"},
+		{"streaming for everybody", "[streaming]\naddress = '0.0.0.0:10010'", `f.toml:2: streaming.address: "0.0.0.0:10010" is no loopback address`},
+		{"streaming by name", "[streaming]\naddress = 'localhost:0'", `f.toml:2: streaming.address: "localhost:0" is no loopback address`},
 		{"URL of a registry", "[image]\nplain_http = ['http://a:5000']", `f.toml:2: image.plain_http: "http://a:5000" is no host or host:port`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

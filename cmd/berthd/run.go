@@ -78,8 +78,13 @@ func run(ctx context.Context, c config, path string) (err error) {
 
 	settings := &settings{path: path, config: c, images: images, network: network, runtimes: runtimes.shown}
 	defer settings.follow(ctx)()
+	streams, err := cri.ListenStreams(ctx, c.Streaming.Address)
+	if err != nil {
+		return err
+	}
+	defer streams.Close()
 
-	server := &cri.Server{Pods: pods, Images: images, Network: network, Runtime: runtimes, Info: settings.info}
+	server := &cri.Server{Pods: pods, Images: images, Network: network, Runtime: runtimes, Info: settings.info, Streams: streams}
 	klog.InfoS("Serving CRI", "version", admin.Version, "socket", c.Socket, "runDir", c.RunDir, "dataDir", c.DataDir)
 	return server.Serve(ctx, listener)
 }
