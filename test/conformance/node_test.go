@@ -142,6 +142,18 @@ func (n *node) killDaemon(t *testing.T) {
 	n.berthd = nil
 }
 
+// stopDaemon ends berthd as an upgrade does.
+func (n *node) stopDaemon(t *testing.T) {
+	t.Helper()
+	if err := n.berthd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.berthd.Wait(); err != nil {
+		t.Errorf("berthd ended with %v", err)
+	}
+	n.berthd = nil
+}
+
 // end removes all pods, stops berthd and ends the keeper, which has nothing
 // left to keep.
 func (n *node) end(t *testing.T) {
@@ -153,12 +165,7 @@ func (n *node) end(t *testing.T) {
 	if err := n.removePods(ctx); err != nil {
 		t.Errorf("remove the pods that the test left: %v", err)
 	}
-	if err := n.berthd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Error(err)
-	}
-	if err := n.berthd.Wait(); err != nil {
-		t.Errorf("berthd ended with %v", err)
-	}
+	n.stopDaemon(t)
 	n.conn.Close()
 	if keeper := n.keeper(t); keeper != 0 {
 		if left := n.processes(keeper); len(left) > 1 {

@@ -112,8 +112,7 @@ func TestRuntimeConfig(t *testing.T) {
 // of them.
 func TestEveryRPCAnswers(t *testing.T) {
 	notBuilt := []string{
-		"Exec", "Attach", "PortForward", "ContainerStats", "ListContainerStats", "PodSandboxStats",
-		"ListPodSandboxStats", "CheckpointContainer", "CheckpointPod", "RestorePod", "ListMetricDescriptors", "ListPodSandboxMetrics",
+		"CheckpointContainer", "CheckpointPod", "RestorePod", "ListMetricDescriptors", "ListPodSandboxMetrics",
 		"UpdatePodSandboxResources",
 	}
 	forEachRuntime(t, func(t *testing.T, n *node) {
