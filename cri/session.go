@@ -45,6 +45,7 @@ type session struct {
 	began     time.Time
 	upgraded  bool           // the connection is the session's, not the HTTP server's
 	told      bool           // the client was told of the end, and may take some time to read it
+	farewell  []byte         // what the transport says before it closes; set with upgraded
 	gone      chan struct{}  // closed when the client has hung up
 	over      chan struct{}  // closed when the session's work is done: what the client still sends is dropped
 	probe     *os.File       // duplicate of conn
@@ -108,6 +109,7 @@ func (c *session) end() {
 
 // linger waits until the client has read what was written to it and hangs up.
 func (c *session) linger() {
+	_, _ = c.conn.Write(c.farewell)
 	_ = c.conn.CloseWrite()
 	most := time.NewTimer(lingerTime)
 	defer most.Stop()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -356,4 +357,29 @@ func TestHostileClients(t *testing.T) {
 		})
 	}
 	working.Wait()
+}
+
+// Guards against clients that take the end of a WebSocket session for a failure:
+// after the status there is a Close frame.
+func TestWebSocketSessionsAreClosed(t *testing.T) {
+	n, _, id := streamingNode(t)
+	n.runtime.exec = func(context.Context, oci.Exec) (int, error) { return 0, nil }
+	at, err := url.Parse(n.execURL(t, id, &runtimeapi.ExecRequest{Stdout: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", at.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nOrigin: http://localhost\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n", at.Path)
+	got, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"status":"Success"}` + "\x88\x02\x03\xe8"; !bytes.HasSuffix(got, []byte(want)) {
+		t.Errorf("the session ends with %q, want %q", got[max(0, len(got)-40):], want)
+	}
 }

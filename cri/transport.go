@@ -108,6 +108,10 @@ func (conn *spdyConn) end() {
 	}
 }
 
+// closeFrame is an empty WebSocket Close frame of code 1000, a normal closure (RFC
+// 6455, 5.5.1). Without it clients take the end for a failure.
+var closeFrame = []byte{0x88, 2, 1000 >> 8, 1000 & 0xff}
+
 // upgradeWebSocket makes the connection a WebSocket with the channels of the
 // protocol that the client has chosen.
 func (c *session) upgradeWebSocket(protocols map[string]wsstream.ChannelProtocolConfig) (string, []io.ReadWriteCloser, error) {
@@ -119,6 +123,7 @@ func (c *session) upgradeWebSocket(protocols map[string]wsstream.ChannelProtocol
 		return "", nil, fmt.Errorf("upgrade to WebSocket: %w", err)
 	}
 	c.upgraded = true
+	c.farewell = closeFrame
 	c.release = func() { conn.Close() }
 	return protocol, channels, nil
 }
