@@ -55,6 +55,9 @@ func gather(pod *runtimeapi.PodSandboxConfig, config *runtimeapi.ContainerConfig
 	if err := facts.confine(sc, n); err != nil {
 		return Facts{}, err
 	}
+	if err := relabel(config.GetMounts(), facts.HostPaths, facts.MountLabel); err != nil {
+		return Facts{}, err
+	}
 	return facts, nil
 }
 

@@ -119,4 +119,22 @@ func selinuxLabels(sc *runtimeapi.LinuxContainerSecurityContext) (process, mount
 	return process, mount, nil
 }
 
+// relabel gives the sources of mounts that ask for it the SELinux context of the
+// container's files. A container without one, as all are on a node without
+// SELinux, has nothing to give: the kubelet asks all the same.
+func relabel(mounts []*runtimeapi.Mount, hostPaths []string, context string) error {
+	if context == "" {
+		return nil
+	}
+	for i, m := range mounts {
+		if !m.GetSelinuxRelabel() {
+			continue
+		}
+		if err := label.Relabel(hostPaths[i], context, false); err != nil {
+			return invalid(fmt.Sprintf("mounts[%d].selinux_relabel", i), "%v", err)
+		}
+	}
+	return nil
+}
+
 func hasSELinux() bool { return selinux.GetEnabled() }

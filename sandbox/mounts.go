@@ -29,8 +29,6 @@ func (p *Pod) checkMounts(mounts []*runtimeapi.Mount) error {
 			return invalid(field+"image_sub_path", "mounts of images are not supported")
 		case !path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0):
 			return invalid(field+"host_path", "%q is not an absolute path", m.GetHostPath())
-		case m.GetSelinuxRelabel():
-			return invalid(field+"selinux_relabel", "SELinux is not supported")
 		case propagations[m.GetPropagation()] == "":
 			return invalid(field+"propagation", "%d is not PRIVATE, HOST_TO_CONTAINER or BIDIRECTIONAL", m.GetPropagation())
 		}

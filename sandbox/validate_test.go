@@ -188,7 +188,7 @@ func TestValidateContainer(t *testing.T) {
 		{"mounts[0].host_path", with(func(m *mount) { m.HostPath = "" })},
 		{"mounts[0].image", with(func(m *mount) { m.Image = &runtimeapi.ImageSpec{} })},
 		{"mounts[0].image_sub_path", with(func(m *mount) { m.ImageSubPath = "x" })},
-		{"mounts[0].selinux_relabel", with(func(m *mount) { m.SelinuxRelabel = true })},
+		{"", with(func(m *mount) { m.SelinuxRelabel = true })}, // the kubelet asks for it on every node
 		{"mounts[0].uidMappings", with(func(m *mount) { m.UidMappings = []*runtimeapi.IDMapping{{}} })},
 		{"mounts[0].gidMappings", with(func(m *mount) { m.GidMappings = []*runtimeapi.IDMapping{{}} })},
 
