@@ -120,6 +120,7 @@ func (o *runOptions) containerConfig() (*runtimeapi.ContainerConfig, error) {
 			NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 			MaskedPaths:      maskedPaths,
 			ReadonlyPaths:    readonlyPaths,
+			Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 		}},
 	}
 	if o.network == "host" {

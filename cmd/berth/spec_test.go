@@ -132,6 +132,7 @@ func TestContainerConfig(t *testing.T) {
 		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
 			NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 			MaskedPaths:      maskedPaths, ReadonlyPaths: readonlyPaths,
+			Seccomp: &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 		}},
 	}
 	if !proto.Equal(got, want) {
