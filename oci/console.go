@@ -3,7 +3,6 @@ package oci
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,35 +42,13 @@ func (r *Runtime) removeConsole(id string) { os.Remove(r.consolePath(id)) }
 // close removes the socket's file too.
 func (c *console) close() { c.listener.Close() }
 
-// receive is called when the runtime has ended: it takes one connection and one
-// file from it, which are there or never will be.
+// receive is called when the runtime has ended.
 func (c *console) receive() (*terminal, error) {
-	raw, err := c.listener.SyscallConn()
+	fd, err := keeper.ReceiveTerminal(c.listener)
 	if err != nil {
 		return nil, err
 	}
-	conn := -1
-	var acceptErr error
-	err = raw.Control(func(fd uintptr) { conn, _, acceptErr = unix.Accept4(int(fd), unix.SOCK_CLOEXEC) })
-	if err := errors.Join(err, acceptErr); err != nil {
-		return nil, err
-	}
-	defer unix.Close(conn)
-	name, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := unix.Recvmsg(conn, name, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	cmsgs, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil {
-		return nil, err
-	}
-	for i := range cmsgs {
-		if fds, err := unix.ParseUnixRights(&cmsgs[i]); err == nil && len(fds) == 1 {
-			return newTerminal(fds[0])
-		}
-	}
-	return nil, errors.New("the runtime sent no file")
+	return newTerminal(fd)
 }
 
 // terminal is the pty of an exec.

@@ -41,12 +41,12 @@ func (k *keeper) takeTerminal(p *process) error {
 	c := p.console
 	p.console = nil
 	defer c.close()
-	master, err := c.receive()
+	fd, err := ReceiveTerminal(c.listener)
 	if err != nil {
 		return fmt.Errorf("receive terminal: %w", err)
 	}
-	p.hold(FileTTY, master)
-	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(number(master)), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	p.hold(FileTTY, os.NewFile(uintptr(fd), "tty"))
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if errno != 0 {
 		return fmt.Errorf("open the terminal's peer: %w", errno)
 	}
@@ -54,36 +54,34 @@ func (k *keeper) takeTerminal(p *process) error {
 	return nil
 }
 
-// receive takes one connection and one file from it, which are there or never
-// will be.
-func (c *console) receive() (*os.File, error) {
-	raw, err := c.listener.SyscallConn()
+// ReceiveTerminal is called when the runtime has ended to which l's path was
+// given: it takes one connection and, from it, the descriptor of a pty master,
+// which are there or never will be.
+func ReceiveTerminal(l *net.UnixListener) (master int, err error) {
+	raw, err := l.SyscallConn()
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	conn := -1
 	var acceptErr error
-	if err := raw.Control(func(fd uintptr) { conn, _, acceptErr = unix.Accept4(int(fd), unix.SOCK_CLOEXEC) }); err != nil {
-		return nil, err
-	}
-	if acceptErr != nil {
-		return nil, acceptErr
+	err = raw.Control(func(fd uintptr) { conn, _, acceptErr = unix.Accept4(int(fd), unix.SOCK_CLOEXEC) })
+	if err := errors.Join(err, acceptErr); err != nil {
+		return -1, err
 	}
 	defer unix.Close(conn)
-	name := make([]byte, 4096)
-	oob := make([]byte, unix.CmsgSpace(4))
+	name, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(conn, name, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	cmsgs, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	for i := range cmsgs {
 		if fds, err := unix.ParseUnixRights(&cmsgs[i]); err == nil && len(fds) == 1 {
-			return os.NewFile(uintptr(fds[0]), "tty"), nil
+			return fds[0], nil
 		}
 	}
-	return nil, errors.New("the runtime sent no file")
+	return -1, errors.New("the runtime sent no file")
 }
