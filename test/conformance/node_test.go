@@ -298,9 +298,21 @@ func busyboxLayer(t *testing.T) []byte {
 	return registry.Layer(t, busyboxFiles(t)...)
 }
 
-// busyboxFiles are every applet of the machine's static busybox, two accounts
-// and the directories that a container mounts on.
+// busyboxFiles are busyboxPrograms, two accounts and the directories that a
+// container mounts on.
 func busyboxFiles(t *testing.T) []registry.Entry {
+	t.Helper()
+	entries := busyboxPrograms(t)
+	for _, dir := range []string{"dev", "etc", "proc", "sys"} {
+		entries = append(entries, registry.Dir(dir, 0o755))
+	}
+	return append(entries, registry.Dir("tmp", 0o1777),
+		registry.File("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/:/bin/sh\n"),
+		registry.File("etc/group", 0o644, "root:x:0:\nweb:x:1000:\nextra:x:2000:web\n"))
+}
+
+// busyboxPrograms are every applet of the machine's static busybox.
+func busyboxPrograms(t *testing.T) []registry.Entry {
 	t.Helper()
 	path := leak.NeedTool(t, "busybox")
 	program, err := os.ReadFile(path)
@@ -317,10 +329,5 @@ func busyboxFiles(t *testing.T) []registry.Entry {
 			entries = append(entries, registry.Link("bin/"+name, "busybox"))
 		}
 	}
-	for _, dir := range []string{"dev", "etc", "proc", "sys"} {
-		entries = append(entries, registry.Dir(dir, 0o755))
-	}
-	return append(entries, registry.Dir("tmp", 0o1777),
-		registry.File("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/:/bin/sh\n"),
-		registry.File("etc/group", 0o644, "root:x:0:\nweb:x:1000:\nextra:x:2000:web\n"))
+	return entries
 }

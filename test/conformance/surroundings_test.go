@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -19,30 +18,14 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
-	"berth/test/leak"
 	"berth/test/registry"
 )
 
 // pullWith pulls an image of busybox and entries.
 func (n *node) pullWith(t *testing.T, name string, config ocispec.ImageConfig, entries ...registry.Entry) (ref string) {
 	t.Helper()
-	path := leak.NeedTool(t, "busybox")
-	program, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	applets, err := exec.Command(path, "--list").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	entries = append(entries, registry.File("bin/busybox", 0o755, string(program)))
-	for _, applet := range strings.Fields(string(applets)) {
-		if applet != "busybox" {
-			entries = append(entries, registry.Link("bin/"+applet, "busybox"))
-		}
-	}
 	config.Env = []string{"PATH=/bin"}
-	n.registry.Push(t, name, registry.Layer(t, entries...), config, "1")
+	n.registry.Push(t, name, registry.Layer(t, append(entries, busyboxPrograms(t)...)...), config, "1")
 	ref = n.registry.Host() + "/" + name + ":1"
 	n.pull(t, ref)
 	return ref
