@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"berth/oci/cgroup"
 
@@ -218,14 +217,10 @@ func Init() error {
 		return ErrUsage
 	}
 	signal.Ignore() // every signal; ignoring SIGCHLD reaps
+	if err := setName(InitName); err != nil {
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return err
-	}
-	name, err := unix.BytePtrFromString(InitName)
-	if err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0); err != nil {
 		return err
 	}
 	if _, err := unix.Write(initUp, []byte{1}); err != nil {
@@ -240,4 +235,18 @@ func Init() error {
 	for {
 		_ = unix.Pause()
 	}
+}
+
+// setName names the process, whichever of its threads this is: PR_SET_NAME would
+// name the thread. A process that is not dumpable may not.
+func setName(name string) error {
+	fd, err := unix.Open("/proc/self/comm", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("name the process: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(name)); err != nil {
+		return fmt.Errorf("name the process: %w", err)
+	}
+	return nil
 }
