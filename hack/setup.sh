@@ -4,6 +4,7 @@
 #   hack/setup.sh run    what runs pods: runc, crun and the CNI plugins
 #   hack/setup.sh demo   and what the quick start shows them with: a registry and an image
 #   hack/setup.sh test   and what the tests need besides: the cgroup hierarchies that crun insists on
+#   hack/setup.sh node   and what the tests with a real kubelet need: the kubelet, minutes of building
 #   hack/setup.sh lint   the linters alone; needs no root
 #
 # It does only what is not done yet: a second run takes a second. The programs
@@ -71,6 +72,13 @@ legacy_controllers() {
 	done
 }
 
+kubelet() {
+	local version
+	version=$(cd hack/tools/kubelet && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+	CGO_ENABLED=0 build kubelet "$tools" kubelet k8s.io/kubernetes/cmd/kubelet \
+		-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$version"
+}
+
 lint() {
 	CGO_ENABLED=0 build lint "$tools" golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 }
@@ -79,6 +87,7 @@ case ${1-} in
 run) run ;;
 demo) run; demo ;;
 test) run; demo; legacy_controllers ;;
+node) run; demo; legacy_controllers; kubelet ;;
 lint) lint ;;
 *)
 	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2
