@@ -1,6 +1,7 @@
 # make quickstart   shows Berth at work on this machine
 # make test         passes every test
-# Both need Debian, Go and root, and install what else is missing: hack/setup.sh.
+# make test-node    passes those with a real kubelet, which takes minutes to build
+# All need Debian, Go and root, and install what else is missing: hack/setup.sh.
 
 PREFIX ?= /usr/local
 RACE   ?= -race
@@ -11,7 +12,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # Test binaries play many short programs; each would sleep a second at its end.
 export GORACE := atexit_sleep_ms=0
 
-.PHONY: build quickstart test lint vuln install clean
+.PHONY: build quickstart test test-node lint vuln install clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ ./cmd/...
@@ -24,6 +25,11 @@ quickstart: build
 test: build
 	hack/setup.sh test
 	go test -count=1 -p 1 -timeout 15m $(RACE) ./...
+
+# The kubelet changes sysctls, mounts and the network: not those of the machine.
+test-node: build
+	hack/setup.sh node
+	REQUIRE_ROOT=1 go test -count=1 -v -tags=node -timeout 30m $(RACE) -exec='unshare --mount --net' ./test/node
 
 lint:
 	hack/setup.sh lint
