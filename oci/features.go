@@ -11,7 +11,8 @@ import (
 // Features are what pods may ask for that depends on the OCI runtime and the
 // kernel.
 type Features struct {
-	RecursiveReadOnly bool // a mount and all below it read-only: option "rro"
+	RecursiveReadOnly  bool // a mount and all below it read-only: option "rro"
+	MappedMountOptions bool // nosuid, nodev and noexec of a mount whose ids are mapped
 }
 
 // Features were found by Probe.

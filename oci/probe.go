@@ -63,6 +63,7 @@ func (r *Runtime) Probe(ctx context.Context) error {
 	r.OCIVersion = older(newest, specs.Version)
 	r.features = featuresOf(told)
 	r.noIDMap, r.shallow = lackOfIDMaps(r.Version, told)
+	r.features.MappedMountOptions = !r.shallow // it leaves those out as well
 	return nil
 }
 

@@ -127,6 +127,21 @@ func TestValidateUserNamespaceOfAContainer(t *testing.T) {
 	}
 }
 
+// Guards against a runtime that maps the ids of a mount and forgets its options.
+func TestOptionsOfMappedMounts(t *testing.T) {
+	users := usersOf(1000, 2000)
+	for field, features := range map[string]oci.Features{"mounts[0].mount_options": {}, "": {MappedMountOptions: true}} {
+		pod := podConfig("a")
+		podLinux(pod).SecurityContext.NamespaceOptions.UsernsOptions = users
+		ps := testPods()
+		ps.Runtimes["runc"] = &world{features: features}
+		c := containerConfig("x")
+		c.Linux = &runtimeapi.LinuxContainerConfig{SecurityContext: &ctrSC{NamespaceOptions: &nsOpt{UsernsOptions: users}}}
+		c.Mounts = []*mount{{ContainerPath: "/v", HostPath: "/", UidMappings: users.Uids, GidMappings: users.Gids, MountOptions: []string{"noexec"}}}
+		refused(t, ps.newPod(newID(), RunRequest{Config: pod}).validateContainer(c), field)
+	}
+}
+
 // A process of ids that the namespace lacks could not begin: it is refused when
 // the image has said who it is.
 func TestIDsThatTheUserNamespaceLacks(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -290,6 +291,34 @@ func TestInvalidContainersInAUserNamespace(t *testing.T) {
 		list, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
 		if err != nil || len(list.GetContainers()) > 0 {
 			t.Errorf("listed %v, %v", list.GetContainers(), err)
+		}
+	})
+}
+
+// Options of a mount whose ids are mapped are in effect, or refused by name where
+// the OCI runtime would leave them out.
+func TestOptionsOfMappedMounts(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		config := usersOf(podConfig(t, "web"))
+		pod := n.runPod(t, config)
+		c := n.shell("main", `grep -o " /vol .*" /proc/self/mounts`)
+		c.Mounts = []*runtimeapi.Mount{{HostPath: t.TempDir(), ContainerPath: "/vol", MountOptions: []string{"nosuid", "nodev", "noexec"}}}
+		created, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: member(c, config)})
+		if status.Code(err) == codes.InvalidArgument && n.handler == "crun" {
+			wantCode(t, "what crun leaves out", err, codes.InvalidArgument, "mounts[0].mount_options")
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := created.GetContainerId()
+		if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+			t.Fatal(err)
+		}
+		n.exited(t, id)
+		if seen := n.output(t, id, "stdout"); !strings.Contains(seen, "nosuid,nodev,noexec") {
+			t.Errorf("seen %q", seen)
 		}
 	})
 }
