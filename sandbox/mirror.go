@@ -188,7 +188,7 @@ func (ps *Pods) restore() error {
 		}
 		path := filepath.Join(ps.Mirror, entry.Name())
 		if err := ps.restorePod(path, entry.Name()); err != nil {
-			klog.ErrorS(err, "Forgetting a pod of an earlier boot", "file", path)
+			klog.InfoS("Dropping what was mirrored of a pod", "file", path, "reason", err)
 			if err := discard(path); err != nil {
 				return err
 			}
