@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/term"
@@ -72,6 +73,9 @@ func (p *pty) typeIn(t *testing.T, text string) {
 // see reads what the terminal shows until it has shown text, and forgets it.
 func (p *pty) see(t *testing.T, text string) {
 	t.Helper()
+	if err := p.master.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	chunk := make([]byte, 4<<10)
 	for {
 		if _, after, found := strings.Cut(p.shown.String(), text); found {

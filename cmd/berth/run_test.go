@@ -126,7 +126,7 @@ func TestDetachAndAttach(t *testing.T) {
 	p := newPty(t)
 	s := d.start(t, p.slave, p.slave, "run", "-it", "--name", "box", "busybox")
 	p.see(t, "$ ")
-	p.typeIn(t, "x\x10")
+	p.typeIn(t, "\x10")
 	p.typeIn(t, "\x11")
 	if err := <-s.done; err != nil {
 		t.Fatalf("detached with %v", err)
@@ -140,7 +140,7 @@ func TestDetachAndAttach(t *testing.T) {
 
 	a := d.start(t, p.slave, p.slave, "attach", "box")
 	p.see(t, "[80x24]")
-	p.typeIn(t, "\x10p\r") // the first of the keys alone is the container's
+	p.typeIn(t, "x\x10p\r") // the first of the keys alone is the container's
 	p.see(t, `you typed "x\x10p\r"`)
 	p.typeIn(t, "exit\r")
 	p.see(t, "bye")
