@@ -177,6 +177,7 @@ func TestHangingRuntimeIsKilledWhole(t *testing.T) {
 		{"before its pid file", `sleep 1000`},
 		{"after its pid file", `container "sleep 1000"; echo $! >$pid_file; wait`},
 		{"with a helper in another session", `setsid sleep 1000 & sleep 1000`},
+		{"while it writes its pid file", `touch ${pid_file%/*}/.${pid_file##*/}; sleep 1000`},
 		{"with its binary mounted", `touch $_LIBCONTAINER_STATEDIR/a $_LIBCONTAINER_STATEDIR/b
 			mount --bind $0 $_LIBCONTAINER_STATEDIR/a
 			sleep 1000`},
