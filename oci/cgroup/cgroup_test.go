@@ -60,6 +60,14 @@ func testGroup(t *testing.T) string {
 func member(t *testing.T, p, script string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", "read x; "+script)
+	enroll(t, p, cmd)
+	return cmd
+}
+
+// enroll starts a command that reads a line first, and lets it read that when it
+// is in the cgroup.
+func enroll(t *testing.T, p string, cmd *exec.Cmd) {
+	t.Helper()
 	turn, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +85,6 @@ func member(t *testing.T, p, script string) *exec.Cmd {
 	if _, err := turn.Write([]byte("\n")); err != nil {
 		t.Fatal(err)
 	}
-	return cmd
 }
 
 func TestMakeEntersEveryHierarchy(t *testing.T) {

@@ -193,27 +193,11 @@ func TestDirStats(t *testing.T) {
 	p := testGroup(t)
 	// 20 MiB of anonymous memory, which dd keeps for as long as its output waits.
 	cmd := exec.Command("sh", "-c", "read x; exec dd if=/dev/zero bs=20M count=2")
-	turn, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	if err := Make(p, cmd.Process.Pid); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := turn.Write([]byte("\n")); err != nil {
-		t.Fatal(err)
-	}
+	enroll(t, p, cmd)
 	if _, err := out.Read(make([]byte, 1)); err != nil { // its buffer is full
 		t.Fatal(err)
 	}

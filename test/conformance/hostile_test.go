@@ -187,7 +187,7 @@ func TestNothingLeadsOutOfTheRoot(t *testing.T) {
 		}
 		// A container that turns its directory into a link before an exec.
 		config := n.shell("turns", "exec sleep 4728")
-		config.WorkingDir = "/work"
+		config.WorkingDir = "/there"
 		n.pull(t, n.busybox)
 		id := n.startContainer(t, pod, config)
 		if fds := n.exec(t, id, "ls", "/proc/1/fd"); fds != "0\n1\n2" {
@@ -195,10 +195,10 @@ func TestNothingLeadsOutOfTheRoot(t *testing.T) {
 		}
 		root := fmt.Sprintf("/proc/%s/root", strings.Join(processesNamed("sleep 4728"), ""))
 		for fd := first; fd <= last; fd++ {
-			if err := os.RemoveAll(root + "/work"); err != nil {
+			if err := os.RemoveAll(root + "/there"); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Symlink(fmt.Sprintf("/proc/self/fd/%d", fd), root+"/work"); err != nil {
+			if err := os.Symlink(fmt.Sprintf("/proc/self/fd/%d", fd), root+"/there"); err != nil {
 				t.Fatal(err)
 			}
 			resp, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", escape}})
