@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 // calls are all RPCs that name a pod or a container, with the id given.
@@ -33,9 +35,9 @@ func TestUnknownIDs(t *testing.T) {
 	n := newNode(t)
 	for name, err := range n.calls(t.Context(), strings.Repeat("0", 64)) {
 		if strings.HasPrefix(name, "Stop") || strings.HasPrefix(name, "Remove") {
-			wantCode(t, name, err, codes.OK)
+			expect.Code(t, name, err, codes.OK)
 		} else {
-			wantCode(t, name, err, codes.NotFound)
+			expect.Code(t, name, err, codes.NotFound)
 		}
 	}
 }
@@ -49,7 +51,7 @@ func TestEmptyIDs(t *testing.T) {
 		if strings.HasSuffix(name, "PodSandbox") || strings.HasPrefix(name, "PodSandbox") || name == "CreateContainer" {
 			field = "pod_sandbox_id"
 		}
-		wantCode(t, name, err, codes.InvalidArgument, field)
+		expect.Code(t, name, err, codes.InvalidArgument, field)
 	}
 	s := must[*runtimeapi.PodSandboxStatusResponse](t)(n.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod}))
 	if s.GetStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_READY {
@@ -88,6 +90,6 @@ func TestInvalidRequests(t *testing.T) {
 		{"removal of no image", "image.image", errOf(n.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{}))},
 		{"pull of no reference", "reference", errOf(n.images.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: "UPPER case"}}))},
 	} {
-		wantCode(t, test.name, test.err, codes.InvalidArgument, test.field)
+		expect.Code(t, test.name, test.err, codes.InvalidArgument, test.field)
 	}
 }

@@ -6,6 +6,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 func TestContainerLife(t *testing.T) {
@@ -40,7 +42,7 @@ func TestContainerLife(t *testing.T) {
 		must[*runtimeapi.RemoveContainerResponse](t)(n.RemoveContainer(t.Context(), &runtimeapi.RemoveContainerRequest{ContainerId: id}))
 	}
 	_, err := n.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
-	wantCode(t, "status of a removed container", err, codes.NotFound)
+	expect.Code(t, "status of a removed container", err, codes.NotFound)
 }
 
 func TestListContainers(t *testing.T) {
@@ -94,5 +96,5 @@ func TestReopenContainerLog(t *testing.T) {
 	}
 	must[*runtimeapi.StopContainerResponse](t)(n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}))
 	_, err := n.ReopenContainerLog(t.Context(), &runtimeapi.ReopenContainerLogRequest{ContainerId: id})
-	wantCode(t, "log of an ended container", err, codes.FailedPrecondition)
+	expect.Code(t, "log of an ended container", err, codes.FailedPrecondition)
 }

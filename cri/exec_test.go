@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/test/expect"
 )
 
 func TestOutputKeepsStreamsApart(t *testing.T) {
@@ -115,13 +116,13 @@ func TestExecSyncTimeout(t *testing.T) {
 		return 0, fmt.Errorf("exec: %w", ctx.Err())
 	}
 	_, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "9"}, Timeout: 1})
-	wantCode(t, "a command that takes too long", err, codes.DeadlineExceeded, "timed out after 1s")
+	expect.Code(t, "a command that takes too long", err, codes.DeadlineExceeded, "timed out after 1s")
 	if !killed {
 		t.Error("the command was not ended")
 	}
 	n.runtime.exec = func(context.Context, oci.Exec) (int, error) { return 0, errors.New("no such file") }
 	_, err = n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"frob"}, Timeout: 60})
-	wantCode(t, "a command that is not there", err, codes.Unknown, "no such file")
+	expect.Code(t, "a command that is not there", err, codes.Unknown, "no such file")
 }
 
 func TestExecSyncFlood(t *testing.T) {

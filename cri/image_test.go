@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/expect"
 	"berth/test/registry"
 )
 
@@ -113,13 +114,13 @@ func TestPullFailures(t *testing.T) {
 		_, err := n.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}})
 		return err
 	}
-	wantCode(t, "an image that is not there", pull(t.Context(), n.registry.Host()+"/none:1"), codes.NotFound, "none:1")
+	expect.Code(t, "an image that is not there", pull(t.Context(), n.registry.Host()+"/none:1"), codes.NotFound, "none:1")
 
 	down := httptest.NewServer(nil)
 	host := strings.TrimPrefix(down.URL, "http://")
 	down.Close()
 	err := pull(t.Context(), host+"/a:1")
-	wantCode(t, "a registry that is down", err, codes.Unknown)
+	expect.Code(t, "a registry that is down", err, codes.Unknown)
 	if msg := status.Convert(err).Message(); !strings.HasPrefix(msg, "RegistryUnavailable") {
 		t.Errorf("the kubelet would not know %q", msg)
 	}
@@ -127,7 +128,7 @@ func TestPullFailures(t *testing.T) {
 	n.registry.Push(t, "busybox", registry.Layer(t, registry.File("name", 0o644, "busybox")), ocispec.ImageConfig{}, "1")
 	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	wantCode(t, "a pull of a millisecond", pull(short, n.registry.Host()+"/busybox:1"), codes.DeadlineExceeded)
+	expect.Code(t, "a pull of a millisecond", pull(short, n.registry.Host()+"/busybox:1"), codes.DeadlineExceeded)
 }
 
 func TestImageFsInfo(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cri/admin"
+	"berth/test/expect"
 )
 
 func TestPodLife(t *testing.T) {
@@ -39,7 +40,7 @@ func TestPodLife(t *testing.T) {
 		must[*runtimeapi.RemovePodSandboxResponse](t)(n.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}))
 	}
 	_, err := n.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})
-	wantCode(t, "status of a removed pod", err, codes.NotFound)
+	expect.Code(t, "status of a removed pod", err, codes.NotFound)
 }
 
 // Only the admin service lets a pod use the built-in network, whatever the

@@ -12,6 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cri/admin"
+	"berth/test/expect"
 	"berth/test/registry"
 )
 
@@ -68,8 +69,8 @@ func TestPullByAdminFails(t *testing.T) {
 		_, err := admin.Pull(ctx, n.conn, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}}, func(admin.PullProgress) {})
 		return err
 	}
-	wantCode(t, "no name", pull(t.Context(), ""), codes.InvalidArgument, "image.image")
-	wantCode(t, "an image that is not there", pull(t.Context(), n.registry.Host()+"/none:1"), codes.NotFound, "none:1")
+	expect.Code(t, "no name", pull(t.Context(), ""), codes.InvalidArgument, "image.image")
+	expect.Code(t, "an image that is not there", pull(t.Context(), n.registry.Host()+"/none:1"), codes.NotFound, "none:1")
 
 	// A client that goes ends the pull.
 	n.registry.Push(t, "web", registry.Layer(t, registry.File("name", 0o644, "web")), ocispec.ImageConfig{}, "a")
@@ -84,6 +85,6 @@ func TestPullByAdminFails(t *testing.T) {
 		}
 		return false
 	})
-	wantCode(t, "a client that goes", pull(ctx, n.registry.Host()+"/web:a"), codes.Canceled)
+	expect.Code(t, "a client that goes", pull(ctx, n.registry.Host()+"/web:a"), codes.Canceled)
 	<-gone
 }

@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 func TestVersion(t *testing.T) {
@@ -82,12 +84,12 @@ func TestAllRPCsAreRegistered(t *testing.T) {
 		}
 	}
 	_, err := n.CheckpointContainer(t.Context(), &runtimeapi.CheckpointContainerRequest{})
-	wantCode(t, "CheckpointContainer", err, codes.Unimplemented)
+	expect.Code(t, "CheckpointContainer", err, codes.Unimplemented)
 	events, err := n.GetContainerEvents(t.Context(), &runtimeapi.GetEventsRequest{})
 	if err == nil {
 		_, err = events.Recv()
 	}
-	wantCode(t, "GetContainerEvents", err, codes.Unimplemented)
+	expect.Code(t, "GetContainerEvents", err, codes.Unimplemented)
 }
 
 func TestMessagesUpTo16MiB(t *testing.T) {
@@ -95,5 +97,5 @@ func TestMessagesUpTo16MiB(t *testing.T) {
 	config := podConfig("big")
 	config.Annotations = map[string]string{"a": strings.Repeat("x", MaxMessage-1<<10)}
 	_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
-	wantCode(t, "a pod of 16 MiB", err, codes.InvalidArgument, "config") // read, and judged
+	expect.Code(t, "a pod of 16 MiB", err, codes.InvalidArgument, "config") // read, and judged
 }

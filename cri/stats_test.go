@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 // The kubelet asks for the stats of the pod "" to learn whether the call is there:
@@ -17,11 +19,11 @@ func TestStatsOfAnUnknownID(t *testing.T) {
 	pod, ctr := n.startContainer(t, "web")
 	for id, code := range map[string]codes.Code{"": codes.InvalidArgument, "0123": codes.NotFound, ctr[:20]: codes.NotFound, pod: codes.NotFound} {
 		_, err := n.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: id})
-		wantCode(t, "container "+id, err, code)
+		expect.Code(t, "container "+id, err, code)
 	}
 	for id, code := range map[string]codes.Code{"": codes.InvalidArgument, "0123": codes.NotFound, pod[:20]: codes.NotFound, ctr: codes.NotFound} {
 		_, err := n.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: id})
-		wantCode(t, "pod "+id, err, code)
+		expect.Code(t, "pod "+id, err, code)
 	}
 }
 
@@ -43,9 +45,9 @@ func TestStatsOfOne(t *testing.T) {
 	}
 	n.runtime.broken = map[string]error{ctr: errors.New("unreadable"), pod: errors.New("unreadable")}
 	_, err := n.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: ctr})
-	wantCode(t, "a broken container", err, codes.Unknown, "unreadable")
+	expect.Code(t, "a broken container", err, codes.Unknown, "unreadable")
 	_, err = n.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: pod})
-	wantCode(t, "a broken pod", err, codes.Unknown, "unreadable")
+	expect.Code(t, "a broken pod", err, codes.Unknown, "unreadable")
 }
 
 func TestListStats(t *testing.T) {

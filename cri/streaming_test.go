@@ -18,6 +18,7 @@ import (
 
 	"berth/oci"
 	"berth/sandbox"
+	"berth/test/expect"
 	"berth/test/streams"
 )
 
@@ -92,7 +93,7 @@ func TestOffersAreBounded(t *testing.T) {
 		offered(t, s, &runtimeapi.ExecRequest{})
 	}
 	_, err := s.url("exec", &runtimeapi.ExecRequest{}, func(*session) {})
-	wantCode(t, "one more", err, codes.ResourceExhausted, "1000")
+	expect.Code(t, "one more", err, codes.ResourceExhausted, "1000")
 	*now = now.Add(tokenLife)
 	large := &runtimeapi.ExecRequest{Cmd: []string{strings.Repeat("x", maxOffered/4)}}
 	for range 3 {
@@ -102,7 +103,7 @@ func TestOffersAreBounded(t *testing.T) {
 		t.Errorf("%d offers and a queue of %d after a minute", len(s.offers), len(s.queue))
 	}
 	_, err = s.url("exec", large, func(*session) {})
-	wantCode(t, "too many bytes", err, codes.ResourceExhausted)
+	expect.Code(t, "too many bytes", err, codes.ResourceExhausted)
 	*now = now.Add(tokenLife)
 	offered(t, s, &runtimeapi.ExecRequest{})
 	if s.offered != 0 {

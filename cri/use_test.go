@@ -1,12 +1,9 @@
 package cri
 
 import (
-	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/test/registry"
@@ -19,21 +16,6 @@ func must[T any](t *testing.T) func(T, error) T {
 			t.Fatal(err)
 		}
 		return v
-	}
-}
-
-// wantCode fails t unless err has the code and its text holds every part.
-func wantCode(t *testing.T, what string, err error, code codes.Code, parts ...string) {
-	t.Helper()
-	s := status.Convert(err)
-	if s.Code() != code {
-		t.Errorf("%s: code %v (%s), want %v", what, s.Code(), s.Message(), code)
-		return
-	}
-	for _, part := range parts {
-		if !strings.Contains(s.Message(), part) {
-			t.Errorf("%s: %q does not say %q", what, s.Message(), part)
-		}
 	}
 }
 

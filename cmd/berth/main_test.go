@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"berth/test/expect"
 	"berth/test/leak"
 )
 
@@ -56,23 +56,7 @@ func execute(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	return out.String(), errOut.String(), err
 }
 
-func TestFlagsAndCommandsAreDocumented(t *testing.T) {
-	var walk func(cmd *cobra.Command)
-	walk = func(cmd *cobra.Command) {
-		if cmd.Short == "" {
-			t.Errorf("%s has no help", cmd.CommandPath())
-		}
-		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Usage == "" {
-				t.Errorf("%s --%s has no help", cmd.CommandPath(), f.Name)
-			}
-		})
-		for _, sub := range cmd.Commands() {
-			walk(sub)
-		}
-	}
-	walk(command())
-}
+func TestFlagsAndCommandsAreDocumented(t *testing.T) { expect.Documented(t, command()) }
 
 // Every field of -o json is described.
 func TestFieldsAreDocumented(t *testing.T) {

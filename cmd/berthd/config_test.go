@@ -9,10 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-
 	"berth/cri/admin"
+	"berth/test/expect"
 	"berth/test/leak"
 )
 
@@ -194,20 +192,4 @@ func TestConfigCommands(t *testing.T) {
 	}
 }
 
-func TestFlagsAndCommandsAreDocumented(t *testing.T) {
-	var walk func(cmd *cobra.Command)
-	walk = func(cmd *cobra.Command) {
-		if cmd.Short == "" {
-			t.Errorf("%s has no help", cmd.CommandPath())
-		}
-		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Usage == "" {
-				t.Errorf("%s --%s has no help", cmd.CommandPath(), f.Name)
-			}
-		})
-		for _, sub := range cmd.Commands() {
-			walk(sub)
-		}
-	}
-	walk(command())
-}
+func TestFlagsAndCommandsAreDocumented(t *testing.T) { expect.Documented(t, command()) }

@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 // calls makes every call that names a pod or a container with this id.
@@ -33,9 +35,9 @@ func TestUnknownIDs(t *testing.T) {
 		for _, id := range []string{strings.Repeat("0", 64), "web", "../../../etc", "\x00"} {
 			for name, err := range n.calls(t.Context(), id) {
 				if strings.HasPrefix(name, "Stop") || strings.HasPrefix(name, "Remove") {
-					wantCode(t, name, err, codes.OK)
+					expect.Code(t, name, err, codes.OK)
 				} else {
-					wantCode(t, name, err, codes.NotFound)
+					expect.Code(t, name, err, codes.NotFound)
 				}
 			}
 		}
@@ -46,7 +48,7 @@ func TestEmptyIDsNameNothing(t *testing.T) {
 	onOneNode(t, func(t *testing.T, n *node) {
 		pod, ctr := n.running(t, forever)
 		for name, err := range n.calls(t.Context(), "") {
-			wantCode(t, name, err, codes.InvalidArgument)
+			expect.Code(t, name, err, codes.InvalidArgument)
 		}
 		if n.pod(t, pod).GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || n.container(t, ctr).GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			t.Error("an empty id was taken for the only one")
@@ -90,10 +92,10 @@ func TestInvalidPods(t *testing.T) {
 			c := podConfig(t, "bad")
 			change(c)
 			_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: c})
-			wantCode(t, field, err, codes.InvalidArgument, field)
+			expect.Code(t, field, err, codes.InvalidArgument, field)
 		}
 		_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{})
-		wantCode(t, "no config", err, codes.InvalidArgument, "config")
+		expect.Code(t, "no config", err, codes.InvalidArgument, "config")
 		if pods := n.pods(t, nil); len(pods) != 0 {
 			t.Errorf("listed %v", pods)
 		}
@@ -143,12 +145,12 @@ func TestInvalidContainers(t *testing.T) {
 			c := n.shell("bad", "true")
 			change(c)
 			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c})
-			wantCode(t, field, err, codes.InvalidArgument, field)
+			expect.Code(t, field, err, codes.InvalidArgument, field)
 		}
 		other := n.shell("bad", "true")
 		other.Image.Image = n.registry.Host() + "/other:1"
 		_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: other})
-		wantCode(t, "an image that was not pulled", err, codes.NotFound, "/other:1")
+		expect.Code(t, "an image that was not pulled", err, codes.NotFound, "/other:1")
 		resp, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
 		if err != nil || len(resp.GetContainers()) != 0 {
 			t.Errorf("listed %v, %v", resp.GetContainers(), err)
@@ -158,14 +160,14 @@ func TestInvalidContainers(t *testing.T) {
 
 func TestInvalidImageRequests(t *testing.T) {
 	onOneNode(t, func(t *testing.T, n *node) {
-		wantCode(t, "no reference", n.tryPull(t.Context(), ""), codes.InvalidArgument, "image")
+		expect.Code(t, "no reference", n.tryPull(t.Context(), ""), codes.InvalidArgument, "image")
 		for _, ref := range []string{"a/UPPER", "a b", "a@sha256:short", "http://a/b", "../a"} {
-			wantCode(t, ref, n.tryPull(t.Context(), ref), codes.InvalidArgument)
+			expect.Code(t, ref, n.tryPull(t.Context(), ref), codes.InvalidArgument)
 		}
 		_, err := n.images.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{})
-		wantCode(t, "status of nothing", err, codes.InvalidArgument, "image")
+		expect.Code(t, "status of nothing", err, codes.InvalidArgument, "image")
 		_, err = n.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{})
-		wantCode(t, "removal of nothing", err, codes.InvalidArgument, "image")
+		expect.Code(t, "removal of nothing", err, codes.InvalidArgument, "image")
 		n.removeImage(t, n.registry.Host()+"/never:1")
 	})
 }

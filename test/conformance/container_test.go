@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 func freePort(t *testing.T) int32 {
@@ -94,7 +96,7 @@ func TestFailedStart(t *testing.T) {
 		config.Command = []string{"/bin/frobnicate"}
 		id := n.create(t, pod, config)
 		_, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id})
-		wantCode(t, "a program that is not there", err, codes.Unknown, "/bin/frobnicate")
+		expect.Code(t, "a program that is not there", err, codes.Unknown, "/bin/frobnicate")
 		c := n.exited(t, id)
 		if c.GetExitCode() != 128 || c.GetReason() != "StartError" || !strings.Contains(c.GetMessage(), "/bin/frobnicate") {
 			t.Errorf("code %d, reason %q, message %q", c.GetExitCode(), c.GetReason(), c.GetMessage())
@@ -168,7 +170,7 @@ func TestRemoveContainer(t *testing.T) {
 		}
 		removals.Wait()
 		_, err := n.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
-		wantCode(t, "status of a removed container", err, codes.NotFound)
+		expect.Code(t, "status of a removed container", err, codes.NotFound)
 		if _, err := os.Stat(log); err != nil {
 			t.Errorf("the log is the kubelet's: %v", err)
 		}
@@ -319,6 +321,6 @@ func TestImageOfAContainerMayGo(t *testing.T) {
 			t.Errorf("its files are gone: %q", out)
 		}
 		_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: n.shell("next", "true")})
-		wantCode(t, "a container of a removed image", err, codes.NotFound, n.busybox)
+		expect.Code(t, "a container of a removed image", err, codes.NotFound, n.busybox)
 	})
 }

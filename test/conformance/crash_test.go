@@ -12,6 +12,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 // counting writes numbers until it is told to end, then ends with 7.
@@ -229,6 +231,6 @@ func (n *node) cut(t *testing.T, what string, call func() error, underWay func()
 	go func() { ended <- call() }()
 	eventually(t, what+" is under way", underWay)
 	n.killDaemon(t)
-	wantCode(t, what, <-ended, codes.Unavailable)
+	expect.Code(t, what, <-ended, codes.Unavailable)
 	n.startDaemon(t)
 }

@@ -7,6 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 // The devices that every container has, and no others, but for those it is
@@ -76,7 +78,7 @@ func TestInvalidDevices(t *testing.T) {
 			config := n.shell("bad", "true")
 			config.Devices = []*runtimeapi.Device{d}
 			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
-			wantCode(t, field, err, codes.InvalidArgument, field)
+			expect.Code(t, field, err, codes.InvalidArgument, field)
 		}
 	})
 }

@@ -10,6 +10,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 func TestExecSync(t *testing.T) {
@@ -43,7 +45,7 @@ func TestExecSyncTimeout(t *testing.T) {
 		_, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{
 			ContainerId: id, Timeout: 1, Cmd: []string{"sh", "-c", "sleep 4713 & setsid sleep 4713 & sleep 4713"},
 		})
-		wantCode(t, "a command that takes too long", err, codes.DeadlineExceeded)
+		expect.Code(t, "a command that takes too long", err, codes.DeadlineExceeded)
 		eventually(t, "its processes are gone", func() bool { return len(processesNamed("sleep 4713")) == 0 })
 		if c := n.container(t, id); c.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("the container is %v", c.GetState())
@@ -71,7 +73,7 @@ func TestExecSyncFlood(t *testing.T) {
 			t.Errorf("berthd took %d MiB for it", grown>>20)
 		}
 		_, err = n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"yes"}, Timeout: 1})
-		wantCode(t, "yes", err, codes.DeadlineExceeded)
+		expect.Code(t, "yes", err, codes.DeadlineExceeded)
 	})
 }
 
@@ -97,12 +99,12 @@ func TestExecSyncFailures(t *testing.T) {
 			_, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: cmd})
 			return err
 		}
-		wantCode(t, "a program that is not there", exec(id, "/bin/frobnicate"), codes.Unknown, "/bin/frobnicate")
-		wantCode(t, "no program", exec(id), codes.InvalidArgument, "cmd")
+		expect.Code(t, "a program that is not there", exec(id, "/bin/frobnicate"), codes.Unknown, "/bin/frobnicate")
+		expect.Code(t, "no program", exec(id), codes.InvalidArgument, "cmd")
 		created := n.create(t, pod, n.shell("created", "true"))
-		wantCode(t, "a container that was not started", exec(created, "true"), codes.FailedPrecondition)
+		expect.Code(t, "a container that was not started", exec(created, "true"), codes.FailedPrecondition)
 		n.stopContainer(t, id, 0)
-		wantCode(t, "a container that has ended", exec(id, "true"), codes.FailedPrecondition)
+		expect.Code(t, "a container that has ended", exec(id, "true"), codes.FailedPrecondition)
 	})
 }
 

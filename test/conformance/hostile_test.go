@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/expect"
 	"berth/test/leak"
 	"berth/test/registry"
 )
@@ -211,7 +212,7 @@ func TestNothingLeadsOutOfTheRoot(t *testing.T) {
 			config := n.shell("workdir", "true")
 			config.Image.Image = ref
 			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
-			wantCode(t, "an image with WORKDIR "+dir, err, codes.InvalidArgument, "working_dir")
+			expect.Code(t, "an image with WORKDIR "+dir, err, codes.InvalidArgument, "working_dir")
 		}
 	})
 }
@@ -316,7 +317,7 @@ func TestUsersOfImages(t *testing.T) {
 			config.Image.Image = ref
 			id, err := n.try(t, pod, config)
 			if test.want == refused {
-				wantCode(t, fmt.Sprintf("user %q", test.user), err, codes.InvalidArgument, "image.config.User")
+				expect.Code(t, fmt.Sprintf("user %q", test.user), err, codes.InvalidArgument, "image.config.User")
 				continue
 			}
 			if err != nil {
@@ -355,7 +356,7 @@ func TestHostileAccounts(t *testing.T) {
 			config := n.shell(name, "true")
 			config.Image.Image = n.hostileImage(t, name, ocispec.ImageConfig{User: "web"}, file)
 			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
-			wantCode(t, name, err, codes.InvalidArgument, "image.config.User")
+			expect.Code(t, name, err, codes.InvalidArgument, "image.config.User")
 		}
 		if grown := n.peakMemory(t) - before; grown > 64<<20 {
 			t.Errorf("berthd took %d MiB for it", grown>>20)

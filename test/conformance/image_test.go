@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/expect"
 	"berth/test/leak"
 	"berth/test/registry"
 )
@@ -173,7 +174,7 @@ func TestPullDeadline(t *testing.T) {
 	onOneNode(t, func(t *testing.T, n *node) {
 		short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		wantCode(t, "a pull of a millisecond", n.tryPull(short, n.busybox), codes.DeadlineExceeded)
+		expect.Code(t, "a pull of a millisecond", n.tryPull(short, n.busybox), codes.DeadlineExceeded)
 		n.pull(t, n.busybox)
 	})
 }
@@ -216,7 +217,7 @@ func TestPullFailures(t *testing.T) {
 		} {
 			n.registry.Misbehave(test.fault)
 			err := n.tryPull(t.Context(), test.ref)
-			wantCode(t, test.name, err, test.code)
+			expect.Code(t, test.name, err, test.code)
 			if text := status.Convert(err).Message(); !strings.HasPrefix(text, test.prefix) || !strings.Contains(text, strings.Split(test.ref, "/")[0]) {
 				t.Errorf("%s: %q", test.name, text)
 			}

@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 func TestLogFormat(t *testing.T) {
@@ -91,7 +93,7 @@ func TestReopenContainerLog(t *testing.T) {
 		}
 		wantCounting(t, append(readLog(t, rotated), readLog(t, log)...)) // over both
 		_, err = n.ReopenContainerLog(t.Context(), &runtimeapi.ReopenContainerLogRequest{ContainerId: id})
-		wantCode(t, "log of an ended container", err, codes.FailedPrecondition)
+		expect.Code(t, "log of an ended container", err, codes.FailedPrecondition)
 	})
 }
 

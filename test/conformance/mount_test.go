@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 const (
@@ -122,7 +124,7 @@ func TestInvalidMounts(t *testing.T) {
 			config := n.shell("bad", "true")
 			mounting(m)(config)
 			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
-			wantCode(t, field, err, codes.InvalidArgument, "mounts[0]", field)
+			expect.Code(t, field, err, codes.InvalidArgument, "mounts[0]", field)
 		}
 		// Nothing is made where a source should have been.
 		if left, err := os.ReadDir(alone); err != nil || len(left) > 0 {
@@ -155,7 +157,7 @@ func TestReadOnlyMounts(t *testing.T) {
 		resp, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
 		for _, h := range status.GetRuntimeHandlers() {
 			if h.GetName() == "" && !h.GetFeatures().GetRecursiveReadOnlyMounts() {
-				wantCode(t, "not offered", err, codes.InvalidArgument, "recursive_read_only")
+				expect.Code(t, "not offered", err, codes.InvalidArgument, "recursive_read_only")
 				return
 			}
 			if h.GetName() == "runc" && !h.GetFeatures().GetRecursiveReadOnlyMounts() {

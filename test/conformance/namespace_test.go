@@ -11,6 +11,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 const readNamespaces = "for ns in cgroup ipc mnt net pid uts; do readlink /proc/self/ns/$ns; done"
@@ -127,7 +129,7 @@ func TestTargetedPIDNamespace(t *testing.T) {
 			}
 		}
 		_, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: late})
-		wantCode(t, "a start after the target's end", err, codes.FailedPrecondition, target)
+		expect.Code(t, "a start after the target's end", err, codes.FailedPrecondition, target)
 		if c := n.exited(t, late); c.GetReason() != "StartError" {
 			t.Errorf("reason %q", c.GetReason())
 		}
@@ -148,7 +150,7 @@ func (n *node) targetsRefused(t *testing.T, pod string, targets map[string]strin
 		config := n.shell("bad", "true")
 		config.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: id}
 		_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
-		wantCode(t, what, err, codes.InvalidArgument, "namespace_options.target_id")
+		expect.Code(t, what, err, codes.InvalidArgument, "namespace_options.target_id")
 	}
 }
 

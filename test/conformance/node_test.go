@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +23,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/cgroup"
+	"berth/test/expect"
 	"berth/test/leak"
 	"berth/test/registry"
 )
@@ -212,29 +212,8 @@ func (n *node) showLogs(t *testing.T) {
 	}
 }
 
-// keeper is the pid of the node's keeper, 0 without one: who listens on its
-// socket.
-func (n *node) keeper(t *testing.T) int {
-	t.Helper()
-	conn, err := net.Dial("unixpacket", filepath.Join(n.run, "keeper.sock"))
-	if err != nil {
-		return 0
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var peer *syscall.Ucred
-	var peerErr error
-	err = raw.Control(func(fd uintptr) {
-		peer, peerErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	})
-	if err := errors.Join(err, peerErr); err != nil {
-		t.Fatal(err)
-	}
-	return int(peer.Pid)
-}
+// keeper is the pid of the node's keeper, 0 without one.
+func (n *node) keeper(t *testing.T) int { return expect.Keeper(t, n.run) }
 
 // runner is the keeper's child that does its work.
 func (n *node) runner(t *testing.T) int {

@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/test/expect"
 )
 
 func TestRunPodSandbox(t *testing.T) {
@@ -121,7 +122,7 @@ func TestPodInCreationIsInvisible(t *testing.T) {
 			t.Errorf("listed while it is being created: %v", pods)
 		}
 		giveUp()
-		wantCode(t, "the first try", <-gone, codes.Canceled)
+		expect.Code(t, "the first try", <-gone, codes.Canceled)
 		open()
 		id := n.runPod(t, config)
 		if p := n.pod(t, id); p.GetNetwork().GetIp() != "10.9.9.9" {
@@ -143,7 +144,7 @@ func TestFailedPodLeavesNothing(t *testing.T) {
 			failed <- err
 		}()
 		open()
-		wantCode(t, "a pod without an address", <-failed, codes.Unknown, "no address is left")
+		expect.Code(t, "a pod without an address", <-failed, codes.Unknown, "no address is left")
 		if pods := n.pods(t, nil); len(pods) != 0 {
 			t.Errorf("listed %v", pods)
 		}
@@ -169,7 +170,7 @@ func TestRuntimeHandlerIsChosenByTheRequest(t *testing.T) {
 			}
 		}
 		_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: podConfig(t, "x"), RuntimeHandler: "kata"})
-		wantCode(t, "an unknown handler", err, codes.InvalidArgument, "runtime_handler", "kata")
+		expect.Code(t, "an unknown handler", err, codes.InvalidArgument, "runtime_handler", "kata")
 	})
 }
 
@@ -197,7 +198,7 @@ func TestStopPodSandbox(t *testing.T) {
 		}
 		n.stopPod(t, pod)
 		_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: n.shell("late", "true")})
-		wantCode(t, "a container in a stopped pod", err, codes.FailedPrecondition)
+		expect.Code(t, "a container in a stopped pod", err, codes.FailedPrecondition)
 	})
 }
 
@@ -208,9 +209,9 @@ func TestRemovePodSandbox(t *testing.T) {
 		n.removePod(t, pod) // ready, with a running container
 		n.removePod(t, pod)
 		_, err := n.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: pod})
-		wantCode(t, "status of a removed pod", err, codes.NotFound)
+		expect.Code(t, "status of a removed pod", err, codes.NotFound)
 		_, err = n.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: ctr})
-		wantCode(t, "status of its container", err, codes.NotFound)
+		expect.Code(t, "status of its container", err, codes.NotFound)
 		if _, err := os.Stat(log); err != nil {
 			t.Errorf("the log is the kubelet's: %v", err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/cgroup"
+	"berth/test/expect"
 )
 
 type resources = runtimeapi.LinuxContainerResources
@@ -210,10 +211,10 @@ func TestRefusedUpdates(t *testing.T) {
 			"oom_score_adj":              {OomScoreAdj: 2000, CpuShares: 200},
 			`unified`:                    {Unified: map[string]string{"memory/high": "1"}, CpuShares: 200},
 		} {
-			wantCode(t, field, n.update(t, id, r), codes.InvalidArgument, "linux.resources."+field)
+			expect.Code(t, field, n.update(t, id, r), codes.InvalidArgument, "linux.resources."+field)
 		}
 		err := n.update(t, id, &resources{MemoryLimitInBytes: 8 * mib, MemorySwapLimitInBytes: 8 * mib, CpuShares: 200, CpusetCpus: "0", OomScoreAdj: 400})
-		wantCode(t, "less than is in use", err, codes.Unknown, "usage")
+		expect.Code(t, "less than is in use", err, codes.Unknown, "usage")
 		if got := kernelLimits(t, path); got != before {
 			t.Errorf("%s, before it was %s", got, before)
 		}
@@ -224,9 +225,9 @@ func TestRefusedUpdates(t *testing.T) {
 			t.Errorf("oom_score_adj is %s", got)
 		}
 		n.stopContainer(t, id, 0)
-		wantCode(t, "an exited container", n.update(t, id, &resources{CpuShares: 200}), codes.FailedPrecondition, "exited")
+		expect.Code(t, "an exited container", n.update(t, id, &resources{CpuShares: 200}), codes.FailedPrecondition, "exited")
 		_, err = n.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Windows: &runtimeapi.WindowsContainerResources{}})
-		wantCode(t, "windows", err, codes.InvalidArgument, "windows")
+		expect.Code(t, "windows", err, codes.InvalidArgument, "windows")
 	})
 }
 

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 const localhost = runtimeapi.SecurityProfile_Localhost
@@ -228,7 +230,7 @@ func TestAppArmorAndSELinuxOfAnotherKernel(t *testing.T) {
 			config := n.shell("refused", "true")
 			test.change(config.Linux.SecurityContext)
 			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
-			wantCode(t, test.field, err, codes.InvalidArgument, "linux.security_context."+test.field, test.says)
+			expect.Code(t, test.field, err, codes.InvalidArgument, "linux.security_context."+test.field, test.says)
 		}
 		for i, change := range []func(*security){
 			func(s *security) { s.Apparmor = &profile{} },
@@ -303,7 +305,7 @@ func TestPrivileged(t *testing.T) {
 		config := n.shell("main", "true")
 		privileged(config.Linux.SecurityContext)
 		_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: n.runPod(t, podConfig(t, "plain")), Config: config})
-		wantCode(t, "a privileged container in a pod that is not", err, codes.InvalidArgument, "linux.security_context.privileged")
+		expect.Code(t, "a privileged container in a pod that is not", err, codes.InvalidArgument, "linux.security_context.privileged")
 
 		pod := n.privilegedPod(t, "web")
 		name, major, minor := unusualDevice(t)

@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/test/expect"
 )
 
 func (n *node) containerStats(t *testing.T, id string) *runtimeapi.ContainerStats {
@@ -266,11 +268,11 @@ func TestListStats(t *testing.T) {
 		n.stopPod(t, keep)
 		n.removePod(t, keep)
 		_, err := n.ContainerStats(t.Context(), &runtimeapi.ContainerStatsRequest{ContainerId: ctr})
-		wantCode(t, "a removed container", err, codes.NotFound)
+		expect.Code(t, "a removed container", err, codes.NotFound)
 		_, err = n.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{PodSandboxId: keep})
-		wantCode(t, "a removed pod", err, codes.NotFound)
+		expect.Code(t, "a removed pod", err, codes.NotFound)
 		_, err = n.PodSandboxStats(t.Context(), &runtimeapi.PodSandboxStatsRequest{})
-		wantCode(t, "the kubelet's question at its start", err, codes.InvalidArgument)
+		expect.Code(t, "the kubelet's question at its start", err, codes.InvalidArgument)
 	})
 }
 

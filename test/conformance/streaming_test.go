@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/expect"
 	"berth/test/streams"
 )
 
@@ -274,12 +275,12 @@ func TestStreamingRefusals(t *testing.T) {
 			_, err := n.Exec(t.Context(), req)
 			return err
 		}
-		wantCode(t, "a terminal with stderr", exec(func(r *runtimeapi.ExecRequest) { r.Tty, r.Stderr = true, true }), codes.InvalidArgument, "stderr", "tty")
-		wantCode(t, "no stream", exec(func(r *runtimeapi.ExecRequest) { r.Stdout = false }), codes.InvalidArgument, "stdout")
-		wantCode(t, "no command", exec(func(r *runtimeapi.ExecRequest) { r.Cmd = nil }), codes.InvalidArgument, "cmd")
-		wantCode(t, "a command with a NUL", exec(func(r *runtimeapi.ExecRequest) { r.Cmd = []string{"a", "b\x00"} }), codes.InvalidArgument, "cmd[1]")
-		wantCode(t, "no container", exec(func(r *runtimeapi.ExecRequest) { r.ContainerId = "" }), codes.InvalidArgument, "container_id")
-		wantCode(t, "an unknown container", exec(func(r *runtimeapi.ExecRequest) { r.ContainerId = strings.Repeat("0", 64) }), codes.NotFound)
+		expect.Code(t, "a terminal with stderr", exec(func(r *runtimeapi.ExecRequest) { r.Tty, r.Stderr = true, true }), codes.InvalidArgument, "stderr", "tty")
+		expect.Code(t, "no stream", exec(func(r *runtimeapi.ExecRequest) { r.Stdout = false }), codes.InvalidArgument, "stdout")
+		expect.Code(t, "no command", exec(func(r *runtimeapi.ExecRequest) { r.Cmd = nil }), codes.InvalidArgument, "cmd")
+		expect.Code(t, "a command with a NUL", exec(func(r *runtimeapi.ExecRequest) { r.Cmd = []string{"a", "b\x00"} }), codes.InvalidArgument, "cmd[1]")
+		expect.Code(t, "no container", exec(func(r *runtimeapi.ExecRequest) { r.ContainerId = "" }), codes.InvalidArgument, "container_id")
+		expect.Code(t, "an unknown container", exec(func(r *runtimeapi.ExecRequest) { r.ContainerId = strings.Repeat("0", 64) }), codes.NotFound)
 
 		attach := func(change func(*runtimeapi.AttachRequest)) error {
 			req := &runtimeapi.AttachRequest{ContainerId: id, Stdout: true}
@@ -287,25 +288,25 @@ func TestStreamingRefusals(t *testing.T) {
 			_, err := n.Attach(t.Context(), req)
 			return err
 		}
-		wantCode(t, "attach with stderr to a terminal", attach(func(r *runtimeapi.AttachRequest) { r.Tty, r.Stderr = true, true }), codes.InvalidArgument, "stderr")
-		wantCode(t, "attach to no terminal", attach(func(r *runtimeapi.AttachRequest) { r.Tty = true }), codes.InvalidArgument, "tty")
-		wantCode(t, "attach to no stdin", attach(func(r *runtimeapi.AttachRequest) { r.Stdin = true }), codes.InvalidArgument, "stdin")
-		wantCode(t, "attach to no stream", attach(func(r *runtimeapi.AttachRequest) { r.Stdout = false }), codes.InvalidArgument, "stdout")
-		wantCode(t, "attach to an unknown container", attach(func(r *runtimeapi.AttachRequest) { r.ContainerId = strings.Repeat("0", 64) }), codes.NotFound)
+		expect.Code(t, "attach with stderr to a terminal", attach(func(r *runtimeapi.AttachRequest) { r.Tty, r.Stderr = true, true }), codes.InvalidArgument, "stderr")
+		expect.Code(t, "attach to no terminal", attach(func(r *runtimeapi.AttachRequest) { r.Tty = true }), codes.InvalidArgument, "tty")
+		expect.Code(t, "attach to no stdin", attach(func(r *runtimeapi.AttachRequest) { r.Stdin = true }), codes.InvalidArgument, "stdin")
+		expect.Code(t, "attach to no stream", attach(func(r *runtimeapi.AttachRequest) { r.Stdout = false }), codes.InvalidArgument, "stdout")
+		expect.Code(t, "attach to an unknown container", attach(func(r *runtimeapi.AttachRequest) { r.ContainerId = strings.Repeat("0", 64) }), codes.NotFound)
 
 		forward := func(pod string, ports ...int32) error {
 			_, err := n.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: pod, Port: ports})
 			return err
 		}
 		for _, port := range []int32{0, -1, 65536, 1 << 30} {
-			wantCode(t, fmt.Sprint("port ", port), forward(pod, 80, port), codes.InvalidArgument, "port[1]")
+			expect.Code(t, fmt.Sprint("port ", port), forward(pod, 80, port), codes.InvalidArgument, "port[1]")
 		}
-		wantCode(t, "too many ports", forward(pod, make([]int32, 128)...), codes.InvalidArgument, "port")
-		wantCode(t, "an unknown pod", forward(strings.Repeat("0", 64), 80), codes.NotFound)
+		expect.Code(t, "too many ports", forward(pod, make([]int32, 128)...), codes.InvalidArgument, "port")
+		expect.Code(t, "an unknown pod", forward(strings.Repeat("0", 64), 80), codes.NotFound)
 		n.stopPod(t, pod)
-		wantCode(t, "a pod that is not ready", forward(pod, 80), codes.FailedPrecondition)
-		wantCode(t, "exec in a container that has ended", exec(func(*runtimeapi.ExecRequest) {}), codes.FailedPrecondition)
-		wantCode(t, "attach to a container that has ended", attach(func(*runtimeapi.AttachRequest) {}), codes.FailedPrecondition)
+		expect.Code(t, "a pod that is not ready", forward(pod, 80), codes.FailedPrecondition)
+		expect.Code(t, "exec in a container that has ended", exec(func(*runtimeapi.ExecRequest) {}), codes.FailedPrecondition)
+		expect.Code(t, "attach to a container that has ended", attach(func(*runtimeapi.AttachRequest) {}), codes.FailedPrecondition)
 	})
 }
 
@@ -526,7 +527,7 @@ func TestStdinOnceWhenBerthdDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := n.Attach(t.Context(), &runtimeapi.AttachRequest{ContainerId: id, Stdin: true})
-	wantCode(t, "a second session", err, codes.FailedPrecondition, "stdin_once")
+	expect.Code(t, "a second session", err, codes.FailedPrecondition, "stdin_once")
 	n.killDaemon(t)
 	s.Finish()
 	n.startDaemon(t)

@@ -18,6 +18,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/oci"
+	"berth/test/expect"
 	"berth/test/registry"
 )
 
@@ -85,7 +86,7 @@ func TestHostileWorkingDirectory(t *testing.T) {
 				config.WorkingDir, config.Image.Image = dir, image
 				resp, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
 				if err != nil {
-					wantCode(t, dir, err, codes.InvalidArgument, "working_dir")
+					expect.Code(t, dir, err, codes.InvalidArgument, "working_dir")
 					continue
 				}
 				_, err = n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: resp.GetContainerId()})
@@ -151,7 +152,7 @@ func TestEnvironmentBytes(t *testing.T) {
 			config := n.shell("bad", "true")
 			config.Envs = []*runtimeapi.KeyValue{{Key: "A", Value: []byte(bad)}}
 			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: config})
-			wantCode(t, bad, err, codes.InvalidArgument, "envs[0].value")
+			expect.Code(t, bad, err, codes.InvalidArgument, "envs[0].value")
 		}
 	})
 }

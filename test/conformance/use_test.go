@@ -8,25 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// wantCode fails t unless err has the code and its text holds every part.
-func wantCode(t *testing.T, what string, err error, code codes.Code, parts ...string) {
-	t.Helper()
-	s := status.Convert(err)
-	if s.Code() != code {
-		t.Errorf("%s: code %v (%s), want %v", what, s.Code(), s.Message(), code)
-		return
-	}
-	for _, part := range parts {
-		if !strings.Contains(s.Message(), part) {
-			t.Errorf("%s: %q does not say %q", what, s.Message(), part)
-		}
-	}
-}
 
 // podConfig is a pod as the kubelet describes it, on the pod network, with a
 // log directory.

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/test/expect"
 	"berth/test/leak"
 	"berth/test/registry"
 )
@@ -286,7 +287,7 @@ func TestInvalidContainersInAUserNamespace(t *testing.T) {
 			c := member(n.shell("bad", "true"), config)
 			change(c)
 			_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: c})
-			wantCode(t, field, err, codes.InvalidArgument, field)
+			expect.Code(t, field, err, codes.InvalidArgument, field)
 		}
 		list, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{})
 		if err != nil || len(list.GetContainers()) > 0 {
@@ -306,7 +307,7 @@ func TestOptionsOfMappedMounts(t *testing.T) {
 		c.Mounts = []*runtimeapi.Mount{{HostPath: t.TempDir(), ContainerPath: "/vol", MountOptions: []string{"nosuid", "nodev", "noexec"}}}
 		created, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: member(c, config)})
 		if status.Code(err) == codes.InvalidArgument && n.handler == "crun" {
-			wantCode(t, "what crun leaves out", err, codes.InvalidArgument, "mounts[0].mount_options")
+			expect.Code(t, "what crun leaves out", err, codes.InvalidArgument, "mounts[0].mount_options")
 			return
 		}
 		if err != nil {

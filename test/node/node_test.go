@@ -21,6 +21,7 @@ import (
 
 	"berth/oci"
 	"berth/oci/cgroup"
+	"berth/test/expect"
 	"berth/test/leak"
 )
 
@@ -235,28 +236,8 @@ func mountPoints(t *testing.T) (points []string) {
 	return points
 }
 
-// keeper is the pid of who listens on the keeper's socket, 0 without one.
-func (n *node) keeper(t *testing.T) int {
-	t.Helper()
-	conn, err := net.Dial("unixpacket", filepath.Join(n.run, "keeper.sock"))
-	if err != nil {
-		return 0
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var peer *syscall.Ucred
-	var peerErr error
-	err = raw.Control(func(fd uintptr) {
-		peer, peerErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	})
-	if err := errors.Join(err, peerErr); err != nil {
-		t.Fatal(err)
-	}
-	return int(peer.Pid)
-}
+// keeper is the pid of the node's keeper, 0 without one.
+func (n *node) keeper(t *testing.T) int { return expect.Keeper(t, n.run) }
 
 // children are the processes whose parent is pid, by what they execute.
 func children(t *testing.T, pid int) map[int]string {

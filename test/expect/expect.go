@@ -1,0 +1,71 @@
+package expect
+
+import (
+	"errors"
+	"net"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Code fails t unless err has the code and its text holds every part.
+func Code(t testing.TB, what string, err error, code codes.Code, parts ...string) {
+	t.Helper()
+	s := status.Convert(err)
+	if s.Code() != code {
+		t.Errorf("%s: code %v (%s), want %v", what, s.Code(), s.Message(), code)
+		return
+	}
+	for _, part := range parts {
+		if !strings.Contains(s.Message(), part) {
+			t.Errorf("%s: %q does not say %q", what, s.Message(), part)
+		}
+	}
+}
+
+// Documented fails t unless cmd, each command below it and each of their flags
+// has help.
+func Documented(t testing.TB, cmd *cobra.Command) {
+	t.Helper()
+	if cmd.Short == "" {
+		t.Errorf("%s has no help", cmd.CommandPath())
+	}
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Usage == "" {
+			t.Errorf("%s --%s has no help", cmd.CommandPath(), f.Name)
+		}
+	})
+	for _, below := range cmd.Commands() {
+		Documented(t, below)
+	}
+}
+
+// Keeper is the pid of who listens on the keeper's socket in a run directory, 0
+// without one.
+func Keeper(t testing.TB, run string) int {
+	t.Helper()
+	conn, err := net.Dial("unixpacket", filepath.Join(run, "keeper.sock"))
+	if err != nil {
+		return 0
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peer *syscall.Ucred
+	var peerErr error
+	err = raw.Control(func(fd uintptr) {
+		peer, peerErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	})
+	if err := errors.Join(err, peerErr); err != nil {
+		t.Fatal(err)
+	}
+	return int(peer.Pid)
+}
