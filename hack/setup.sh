@@ -3,7 +3,7 @@
 #
 #   hack/setup.sh run    what runs pods: runc, crun and the CNI plugins
 #   hack/setup.sh demo   and what the quick start shows them with: a registry and an image
-#   hack/setup.sh test   and what the tests need besides: the cgroup hierarchies that crun insists on
+#   hack/setup.sh test   and what the tests need besides: strace, and the cgroup hierarchies that crun insists on
 #   hack/setup.sh node   and what the tests with a real kubelet need: the kubelet, minutes of building
 #   hack/setup.sh lint   the linters alone; needs no root
 #
@@ -86,7 +86,7 @@ lint() {
 case ${1-} in
 run) run ;;
 demo) run; demo ;;
-test) run; demo; legacy_controllers ;;
+test) run; demo; debs strace; legacy_controllers ;;
 node) run; demo; legacy_controllers; kubelet ;;
 lint) lint ;;
 *)
