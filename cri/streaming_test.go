@@ -183,6 +183,24 @@ func TestCommandEndsWithItsClient(t *testing.T) {
 	})
 }
 
+// A container may end between the call and the session. What the client has sent
+// by then is nobody's, and holds up neither the session nor the daemon.
+func TestSessionOfAContainerThatHasEnded(t *testing.T) {
+	forEachProtocol(t, func(t *testing.T, protocol string) {
+		n, _, id := streamingNode(t)
+		url := n.execURL(t, id, &runtimeapi.ExecRequest{Stdin: true, Stdout: true})
+		must[*runtimeapi.StopContainerResponse](t)(n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}))
+		s, err := streams.Open(protocol, url, streams.Options{Stdin: true, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(s.Stdin, "input")
+		if r := s.Finish(); r.Err == nil || !strings.Contains(r.Err.Error(), "not running") {
+			t.Errorf("the session ended with %v", r.Err)
+		}
+	})
+}
+
 // What a client has sent before it hung up must not pass for all that it wanted
 // to send.
 func TestInputOfAClientThatHangsUpHasNoEnd(t *testing.T) {

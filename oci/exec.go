@@ -33,6 +33,9 @@ const execTimeout = 10 * time.Second
 // The process is the keeper's, like a container's: berthd or the runner may die
 // without its exit code being lost to the keeper.
 func (r *Runtime) Exec(ctx context.Context, e Exec) (code int, err error) {
+	if e.Stdin != nil {
+		defer e.Stdin.Close()
+	}
 	if st, err := r.state(ctx, e.Container); err != nil || st.Exit != nil || st.Gone || st.Pid == 0 {
 		return 0, ErrNotRunning
 	}

@@ -27,6 +27,9 @@ type Attach struct {
 // Errors: *InvalidError, ErrNotRunning, ErrIllegal (stdin was taken),
 // oci.ErrTooSlow, oci.ErrDetached.
 func (c *Container) Attach(ctx context.Context, a Attach) error {
+	if a.Stdin != nil {
+		defer a.Stdin.Close()
+	}
 	if err := c.MayAttach(a.TTY, a.Stdin != nil); err != nil {
 		return err
 	}

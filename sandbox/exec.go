@@ -31,6 +31,9 @@ type TerminalSize = oci.TerminalSize
 //
 // Errors: *InvalidError, ErrNotRunning.
 func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
+	if e.Stdin != nil {
+		defer e.Stdin.Close()
+	}
 	if err := c.MayExec(e.Cmd); err != nil {
 		return 0, err
 	}
