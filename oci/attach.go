@@ -28,6 +28,9 @@ const closeTimeout = 10 * time.Second
 // that is killed, nobody knows what its last chunk's clients have seen, so the
 // attachment ends with ErrDetached. ErrNotRunning, ErrNoStdin, ErrTooSlow.
 func (r *Runtime) Attach(ctx context.Context, a Attach) error {
+	if a.Stdin != nil {
+		defer a.Stdin.Close()
+	}
 	st, err := r.state(ctx, a.Container)
 	if err != nil || st.Exit != nil || st.Gone || st.Pid == 0 {
 		return ErrNotRunning
@@ -180,10 +183,13 @@ func (in *input) end() {
 	}
 }
 
-// CloseStdin ends the container's standard input for good.
+// CloseStdin ends the container's standard input for good. ErrNotRunning.
 func (r *Runtime) CloseStdin(ctx context.Context, c Container) error {
 	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
+	if st, err := r.state(ctx, c); err != nil || st.Exit != nil || st.Gone {
+		return ErrNotRunning
+	}
 	return r.Keeper.CloseFile(ctx, c.ID, keeper.FileStdin)
 }
 

@@ -1,12 +1,12 @@
 package oci
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 
+	"berth/oci/cgroup"
 	"berth/oci/keeper"
 
 	"golang.org/x/sys/unix"
@@ -20,12 +20,7 @@ import (
 func (r *Runtime) Wait(ctx context.Context, c Container) (Exit, error) {
 	e, err := r.Keeper.Wait(ctx, c.ID)
 	if errors.Is(err, keeper.ErrUnknown) {
-		if e, err = keeper.ReadExit(c.Dir); err != nil {
-			if err := r.adopt(ctx, c); err != nil {
-				return Exit{}, fmt.Errorf("wait for container %s: %w", c.ID, err)
-			}
-			e, err = r.Keeper.Wait(ctx, c.ID)
-		}
+		e, err = r.waitAlone(ctx, c)
 	}
 	if err != nil {
 		return Exit{}, fmt.Errorf("wait for container %s: %w", c.ID, err)
@@ -35,6 +30,23 @@ func (r *Runtime) Wait(ctx context.Context, c Container) (Exit, error) {
 		return Exit{At: e.At, OOMKilled: e.OOMKilled}, fmt.Errorf("container %s: %w", c.ID, ErrExitUnknown)
 	}
 	return Exit{Code: e.Code, At: e.At, OOMKilled: e.OOMKilled}, nil
+}
+
+// waitAlone is Wait for a process that the keeper does not know. What one that
+// has ended has left in its cgroup is killed, as the runner does it for others.
+func (r *Runtime) waitAlone(ctx context.Context, c Container) (keeper.Exit, error) {
+	e, err := keeper.ReadExit(c.Dir)
+	if err != nil {
+		if err = r.adopt(ctx, c); err == nil {
+			return r.Keeper.Wait(ctx, c.ID)
+		}
+	}
+	if err == nil || errors.Is(err, ErrExitUnknown) {
+		if err := cgroup.Kill(ctx, c.Cgroup); err != nil {
+			return e, err
+		}
+	}
+	return e, err
 }
 
 // state is what the keeper knows of a container, which it adopts if it has to,
@@ -84,8 +96,8 @@ func (r *Runtime) adopt(ctx context.Context, c Container) error {
 }
 
 // openProcess opens a pidfd of the process that the pid file in dir names; nil
-// if it is gone. Its pid may be another's by now: one that is not in the cgroup.
-func openProcess(dir, cgroup string) (pid int, pidfd *os.File) {
+// if it is gone. Its pid may be another's by now: one that is not in the cgroup at path.
+func openProcess(dir, path string) (pid int, pidfd *os.File) {
 	pid = keeper.ReadPid(dir)
 	if pid == 0 {
 		return 0, nil
@@ -95,8 +107,7 @@ func openProcess(dir, cgroup string) (pid int, pidfd *os.File) {
 		return 0, nil
 	}
 	pidfd = os.NewFile(uintptr(fd), "pidfd")
-	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)) // after the pidfd is open
-	if err != nil || !bytes.Contains(membership, []byte(":"+cgroup+"\n")) {
+	if in, err := cgroup.Holds(path, pid); err != nil || !in { // asked after the pidfd is open
 		pidfd.Close()
 		return 0, nil
 	}

@@ -210,3 +210,21 @@ func Children(p string) []string {
 	slices.Sort(names)
 	return slices.Compact(names)
 }
+
+// Holds reports whether a process is in the cgroup at path or below it: its first
+// process may have made others there for itself. The error is of a process that
+// there is not.
+func Holds(path string, pid int) (bool, error) {
+	membership, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return false, err
+	}
+	for line := range bytes.Lines(membership) { // HIERARCHY:CONTROLLERS:PATH
+		_, at, _ := bytes.Cut(line, []byte(":/"))
+		at = bytes.TrimSuffix(at, []byte("\n"))
+		if in := "/" + string(at); in == path || strings.HasPrefix(in, path+"/") {
+			return true, nil
+		}
+	}
+	return false, nil
+}

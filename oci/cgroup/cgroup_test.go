@@ -243,3 +243,16 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	}
 	_ = cmd.Wait()
 }
+
+func TestHolds(t *testing.T) {
+	p := testGroup(t)
+	pid := member(t, p+"/below", "exec sleep 1000").Process.Pid
+	for path, want := range map[string]bool{p: true, p + "/below": true, p + "/bel": false, p + "/below/deeper": false, "/": false} {
+		if got, err := Holds(path, pid); err != nil || got != want {
+			t.Errorf("%s: %v, %v, want %v", path, got, err, want)
+		}
+	}
+	if _, err := Holds(p, 1<<30); err == nil {
+		t.Error("a process that there is not is in it")
+	}
+}

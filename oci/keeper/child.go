@@ -1,8 +1,6 @@
 package keeper
 
 import (
-	"bytes"
-	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -19,7 +17,7 @@ func (k *keeper) settle(p *process) {
 	At("settle asked")
 	if p.Pid == 0 {
 		// A command that did not begin here began under a keeper that died.
-		if pid := ReadPid(p.Dir); pid != 0 && (p.InFlight || inCgroup(pid, p.Cgroup)) {
+		if pid := ReadPid(p.Dir); pid != 0 && (p.InFlight || mayBeIn(p.Cgroup, pid)) {
 			p.Pid = pid
 			if p.console != nil {
 				if err := k.takeTerminal(p); err != nil {
@@ -34,12 +32,12 @@ func (k *keeper) settle(p *process) {
 	k.reapUnknown()
 }
 
-// inCgroup guards against the pid file of a process whose keeper died: a pid
-// that is not in the process's cgroup has become another's. One that is nobody's
-// is that of a process which has ended.
-func inCgroup(pid int, cgroup string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	return err != nil || bytes.Contains(b, []byte(":"+cgroup+"\n")) || bytes.Contains(b, []byte(":"+cgroup+"/"))
+// mayBeIn guards against the pid file of a process whose keeper died: a pid that
+// is not in the process's cgroup has become another's. One that is nobody's is
+// that of a process which has ended.
+func mayBeIn(path string, pid int) bool {
+	in, err := cgroup.Holds(path, pid)
+	return err != nil || in
 }
 
 // follow waits for p.Pid to end, by its pidfd.
