@@ -21,8 +21,9 @@
 //     and is left when it does not keep up: it holds up nobody.
 //   - A process's output is known here until the keeper knows that it is drained.
 //   - Locks: output.mu is held for one chunk at a time, and while streams come
-//     and go; runner.mu guards the table of commands under way; runner.taking is
-//     held while the keeper is asked for files, output.mu may be taken below it.
+//     and go; runner.mu guards the tables of commands and of pods under way;
+//     runner.taking is held while the keeper is asked for files, output.mu may be
+//     taken below it.
 //
 // It imports the standard library and golang.org/x/sys only. Read protocol.go,
 // runner.go, command.go, then output.go with journal.go, lines.go and attach.go,

@@ -32,6 +32,27 @@ func makePod(p Pod) error {
 	return nil
 }
 
+// alone calls do when nothing else is done to the pod: a berthd that has died may
+// have left its making under way when the next one clears it.
+func (r *runner) alone(p Pod, do func(Pod) error) error {
+	done := make(chan struct{})
+	r.mu.Lock()
+	for other := r.pods[p.ID]; other != nil; other = r.pods[p.ID] {
+		r.mu.Unlock()
+		<-other
+		r.mu.Lock()
+	}
+	r.pods[p.ID] = done
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.pods, p.ID)
+		r.mu.Unlock()
+		close(done)
+	}()
+	return do(p)
+}
+
 // makeNamespaces makes net, ipc and uts in one unshare. They are made together
 // or not at all: sysctls and the host name are set in the same thread before
 // the first pin appears, and net's, which comes last, says that all are there.

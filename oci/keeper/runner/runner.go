@@ -27,7 +27,8 @@ type runner struct {
 	taking sync.Mutex // held from asking the keeper for files until they are out's
 
 	mu       sync.Mutex
-	commands map[string]*command // runtime commands under way, by process ID
+	commands map[string]*command      // runtime commands under way, by process ID
+	pods     map[string]chan struct{} // made or cleared now, by ID; closed at the end
 }
 
 // Main is the runner process. It returns when the keeper is gone.
@@ -60,7 +61,7 @@ func Main(run string, logger *log.Logger) error {
 	out.finish()
 	r := &runner{
 		run: run, logger: logger, keeper: wire.NewPeer(conn), out: out,
-		commands: make(map[string]*command),
+		commands: make(map[string]*command), pods: make(map[string]chan struct{}),
 	}
 	go r.keeper.Serve(r.notice)
 	if err := r.takeOver(); err != nil {
@@ -113,12 +114,12 @@ func (r *runner) answer(q *wire.Request) {
 	case OpMakePod:
 		var p Pod
 		if err = q.Decode(&p); err == nil {
-			err = makePod(p)
+			err = r.alone(p, makePod)
 		}
 	case OpClearPod:
 		var p Pod
 		if err = q.Decode(&p); err == nil {
-			err = clearPod(p)
+			err = r.alone(p, clearPod)
 		}
 	case OpTryUserNS:
 		var t TryUserNS
