@@ -50,6 +50,11 @@ func openRuntimes(ctx context.Context, c config) (*runtimes, error) {
 	if err := all.keeper.Open(ctx); err != nil {
 		return nil, fmt.Errorf("connect to berth-keeper: %w", err)
 	}
+	if renewed, err := all.keeper.Renew(ctx); err != nil {
+		klog.ErrorS(err, "Upgrading the keeper; the next start of berthd tries again")
+	} else if renewed {
+		klog.InfoS("Upgraded the keeper in its own place", "path", binary)
+	}
 	all.noUserNS = oci.TryUserNamespaces(ctx, all.keeper, c.RunDir, c.DataDir)
 	if all.noUserNS != nil {
 		klog.InfoS("Pods get no user namespaces", "reason", all.noUserNS)

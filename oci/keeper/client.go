@@ -246,6 +246,26 @@ func (c *Client) Upgrade(ctx context.Context, path string) error {
 	return err
 }
 
+// Renew upgrades a keeper that runs another program than Binary: a newer one has
+// been installed since it began. A runtime command under way is in the way of it:
+// then the keeper goes on as it is, with an error.
+func (c *Client) Renew(ctx context.Context) (renewed bool, err error) {
+	h, err := c.Hello(ctx)
+	if err != nil {
+		return false, err
+	}
+	running, err := os.Stat(fmt.Sprintf("/proc/%d/exe", h.Pid))
+	if err != nil {
+		return false, err
+	}
+	wanted, err := os.Stat(c.Binary)
+	if err != nil || os.SameFile(running, wanted) {
+		return false, err
+	}
+	err = c.Upgrade(ctx, c.Binary)
+	return err == nil, err
+}
+
 // call asks the keeper, again if the connection is lost meanwhile.
 func (c *Client) call(ctx context.Context, op string, in, out any, files ...*os.File) ([]*os.File, error) {
 	for {

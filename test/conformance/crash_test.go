@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -233,4 +234,37 @@ func (n *node) cut(t *testing.T, what string, call func() error, underWay func()
 	n.killDaemon(t)
 	expect.Code(t, what, <-ended, codes.Unavailable)
 	n.startDaemon(t)
+}
+
+// A newer keeper is installed, and berthd started again: the keeper becomes it,
+// with its pid and all containers.
+func TestKeeperIsUpgraded(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		_, ctr := n.running(t, forever)
+		n.awaitReady(t, ctr)
+		keeper := n.keeper(t)
+		n.stopDaemon(t)
+		newer := t.TempDir()
+		for _, name := range []string{"berthd", "berth-keeper"} {
+			program, err := os.ReadFile(filepath.Join(n.bin, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(newer, name), program, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.bin = newer
+		n.startDaemon(t)
+		if now := n.keeper(t); now != keeper {
+			t.Errorf("the keeper was %d, it is %d", keeper, now)
+		}
+		if !n.isRunner(keeper) {
+			t.Error("the keeper still runs the old program")
+		}
+		n.stopContainer(t, ctr, 10)
+		if s := n.container(t, ctr); s.GetExitCode() != 7 {
+			t.Errorf("the container ended with %d: %s", s.GetExitCode(), s.GetReason())
+		}
+	})
 }
