@@ -20,7 +20,7 @@ var ErrUnknown = errors.New("process is not known to the keeper")
 type tracked struct {
 	state   State
 	files   map[string]*os.File // copies; nil once state.Gone or dropped
-	gone    chan struct{}       // closed when state.Gone
+	gone    chan struct{}       // closed when state.Gone, or when it is forgotten
 	dropped bool                // no keeper is to have it any more
 }
 
@@ -30,13 +30,15 @@ type tracked struct {
 func (c *Client) Add(ctx context.Context, spec Spec, files ...*os.File) (console string, err error) {
 	// Known here first: a keeper that dies meanwhile is followed by one that is
 	// told of it.
-	t, err := c.track(spec, files)
+	t, fresh, err := c.track(spec, files)
 	if err != nil {
 		return "", err
 	}
 	var added Added
 	if _, err := c.call(ctx, OpAdd, spec, &added, files...); err != nil {
-		c.forget(spec.ID, t)
+		if fresh { // else it is another's, who may wait for its end
+			c.forget(spec.ID, t)
+		}
 		return "", err
 	}
 	return added.Console, nil
@@ -44,32 +46,35 @@ func (c *Client) Add(ctx context.Context, spec Spec, files ...*os.File) (console
 
 // track makes a process known to the client, with copies of its files, unless it
 // is known already.
-func (c *Client) track(spec Spec, files []*os.File) (*tracked, error) {
+func (c *Client) track(spec Spec, files []*os.File) (t *tracked, fresh bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t := c.processes[spec.ID]; t != nil {
-		return t, nil
+		return t, false, nil
 	}
-	t := &tracked{state: State{Spec: spec}, files: make(map[string]*os.File), gone: make(chan struct{})}
+	t = &tracked{state: State{Spec: spec}, files: make(map[string]*os.File), gone: make(chan struct{})}
 	for i, f := range files {
 		kept, err := dup(f)
 		if err != nil {
 			t.closeFiles()
-			return nil, fmt.Errorf("add %s: %w", spec.ID, err)
+			return nil, false, fmt.Errorf("add %s: %w", spec.ID, err)
 		}
 		t.files[spec.Files[i]] = kept
 	}
 	c.processes[spec.ID] = t
-	return t, nil
+	return t, true, nil
 }
 
-// forget undoes track.
+// forget undoes track. Who waits for the process waits no more.
 func (c *Client) forget(id string, t *tracked) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.processes[id] == t {
 		t.closeFiles()
 		delete(c.processes, id)
+		if !t.state.Gone {
+			close(t.gone)
+		}
 	}
 }
 
@@ -107,6 +112,9 @@ func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
 	case <-t.gone:
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if t.state.Exit == nil {
+			return Exit{}, fmt.Errorf("%w: %s", ErrUnknown, id)
+		}
 		return *t.state.Exit, nil
 	case <-ctx.Done():
 		return Exit{}, ctx.Err()
