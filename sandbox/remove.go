@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -50,7 +51,8 @@ func (p *Pod) takeApart(ctx context.Context) (gone bool, err error) {
 	}
 	err = p.pods.effect(ctx, "remove pod", func() error { return os.RemoveAll(p.dir) })
 	if err != nil {
-		return false, err
+		// A mount may be in the way: the next try gives everything back once more.
+		return false, errors.Join(err, p.change("", func(rec *podRecord) { rec.Freed = false }))
 	}
 	if err := p.vanish(); err != nil {
 		return false, err
@@ -90,11 +92,12 @@ func (c *Container) remove(ctx context.Context) error {
 	return err
 }
 
-// again tries a removal or clean-up again after a pause.
+// again tries a removal or clean-up again after a pause, until it has gone well.
 func (c *Container) again(v verb, do func(context.Context) error) {
 	c.pod.pods.retry(&c.pod.mu, &c.retries, func(ctx context.Context) {
 		if err := c.do(ctx, &flight{verb: v}, operationTimeout, do); err != nil {
 			klog.ErrorS(err, "Trying again in the background", "container", c.id, "operation", v)
+			c.again(v, do)
 		}
 	})
 }

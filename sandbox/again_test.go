@@ -1,0 +1,63 @@
+package sandbox
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+// The clean-up after a failed start may fail more than once: the container is
+// EXITED when it has gone well.
+func TestFailedStartIsCleanedUpInTheEnd(t *testing.T) {
+	quiet(t)
+	inBubble(t, func(t *testing.T, m *machine) {
+		m.must("run", "create")
+		m.intend(func(n int, name string, after bool) fate {
+			if !after && (name == "runtime.Start" || name == "runtime.Remove") {
+				return failNow
+			}
+			return proceed
+		})
+		if err, _ := m.do("start"); !errors.Is(err, errInjected) {
+			t.Errorf("answer: %v", err)
+		}
+		pass(10 * time.Minute)
+		if s := m.container("x").record().State; s != containerStarting {
+			t.Errorf("it is %s, and not cleaned up", s)
+		}
+		m.intend(nil)
+		pass(10 * time.Minute)
+		if rec := m.container("x").record(); rec.State != containerExited || rec.Reason != reasonStartError {
+			t.Errorf("it is %s, %s", rec.State, rec.Reason)
+		}
+		m.check()
+		m.must("remove")
+	})
+}
+
+// What was given back may be there again: an earlier daemon's request was still
+// under way. A pod whose directory does not go gives it back once more.
+func TestPodThatDoesNotGoIsFreedAgain(t *testing.T) {
+	quiet(t)
+	inBubble(t, func(t *testing.T, m *machine) {
+		m.must("run")
+		freed := 0
+		m.intend(func(n int, name string, after bool) fate {
+			if name == "runtime.RemovePod" && !after {
+				freed++
+			}
+			if name == "remove pod" && !after && freed < 3 {
+				return failNow
+			}
+			return proceed
+		})
+		if err, _ := m.do("remove pod"); !errors.Is(err, errInjected) {
+			t.Errorf("answer: %v", err)
+		}
+		pass(10 * time.Minute)
+		if freed != 3 {
+			t.Errorf("its namespaces were given back %d times", freed)
+		}
+		m.check()
+	})
+}
