@@ -84,7 +84,7 @@ func (p *Pod) startable() error {
 	return nil
 }
 
-func (c *Container) launch(ctx context.Context) (err error) {
+func (c *Container) launch(ctx context.Context) error {
 	if err := c.pod.startable(); err != nil { // it may have changed since the crash
 		return err
 	}
@@ -100,7 +100,11 @@ func (c *Container) launch(ctx context.Context) (err error) {
 		return err
 	}
 	s := oci.Start{Container: c.oci(), Spec: spec, Stdin: c.config.GetStdin(), Target: target}
-	defer func() { err = errors.Join(err, closeFiles(s.Root, s.Log)) }()
+	defer func() {
+		if err := closeFiles(s.Root, s.Log); err != nil { // the runtime has its own
+			klog.ErrorS(err, "Closing what a start was given", "container", c.id)
+		}
+	}()
 	err = w.effect(ctx, "images.Root", func() (err error) {
 		s.Root, err = ps.Images.Root(ctx, c.id, &image.Image{ID: rec.Image.ID, Layers: rec.Image.Layers}, c.pod.rootUsers())
 		return err
