@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
@@ -53,6 +54,8 @@ type mirroredContainer struct {
 	FinishedAt  time.Time
 	ExitCode    int
 	Reason      string
+	Message     string
+	User        specs.User
 }
 
 // mirror writes the mirror in the background, a group of changes at a time. A
@@ -164,6 +167,8 @@ func (p *Pod) mirrored() mirrored {
 			FinishedAt:  rec.FinishedAt,
 			ExitCode:    rec.ExitCode,
 			Reason:      rec.Reason,
+			Message:     rec.Message,
+			User:        rec.User,
 		})
 	}
 	return m
@@ -277,7 +282,8 @@ func (m *mirroredContainer) record(rec containerRecord) containerRecord {
 	rec.State = containerExited
 	rec.Image = m.Image
 	rec.CreatedAt, rec.StartedAt, rec.FinishedAt = m.CreatedAt, m.StartedAt, m.FinishedAt
-	rec.ExitCode, rec.Reason = m.ExitCode, m.Reason
+	rec.ExitCode, rec.Reason, rec.Message = m.ExitCode, m.Reason, m.Message
+	rec.User = m.User
 	if m.FinishedAt.IsZero() {
 		rec.lost()
 	}
