@@ -167,7 +167,12 @@ func (r *Runtime) failure(dir string, ran runner.Ran) error {
 	return fmt.Errorf("%s: %s (%s)", r.Name, strings.Join(said, "; "), ran.Status)
 }
 
-// writeSpec writes the bundle's config.json. It tells whether there was one.
+const (
+	specFile = "config.json" // of a bundle
+	partial  = ".new"        // ends the name of a file that is being written
+)
+
+// writeSpec writes the bundle's spec. It tells whether there was one.
 func (r *Runtime) writeSpec(s Start) (again bool, err error) {
 	spec := *s.Spec
 	spec.Version = r.OCIVersion
@@ -175,9 +180,14 @@ func (r *Runtime) writeSpec(s Start) (again bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("encode runtime spec: %w", err)
 	}
-	path := filepath.Join(s.Dir, "config.json")
+	path := filepath.Join(s.Dir, specFile)
 	_, err = os.Lstat(path)
-	return err == nil, os.WriteFile(path, b, 0o600)
+	again = err == nil
+	// Whole: the runtime of an earlier start may be reading the old one.
+	if err := os.WriteFile(path+partial, b, 0o600); err != nil {
+		return again, err
+	}
+	return again, os.Rename(path+partial, path)
 }
 
 // makeFIFOs makes the container's standard streams and opens our ends.

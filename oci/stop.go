@@ -66,7 +66,7 @@ func (r *Runtime) Remove(ctx context.Context, c Container) error {
 	for _, name := range []string{
 		keeper.StdinFIFO, keeper.StdoutFIFO, keeper.StderrFIFO, keeper.PidFile, keeper.ExitFile,
 		"." + keeper.PidFile, // of a runc that was killed before it renamed it
-		runner.LogFile, logLink, "config.json",
+		runner.LogFile, logLink, specFile, specFile + partial,
 	} {
 		if err := os.Remove(filepath.Join(c.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
