@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,10 +21,7 @@ func CheckRoot() error {
 	}
 	defer ns.Close()
 	checked := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		checked <- checkRoot(ns)
-	}()
+	go onThread(func() { checked <- checkRoot(ns) })
 	return <-checked
 }
 

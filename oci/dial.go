@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -110,15 +109,14 @@ func socketIn(netns string, family int) (fd int, err error) {
 	}
 	defer ns.Close()
 	done := make(chan struct{})
-	go func() {
+	go onThread(func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			err = fmt.Errorf("enter %s: %w", netns, err)
 			return
 		}
 		fd, err = socket()
-	}()
+	})
 	<-done
 	return fd, err
 }
