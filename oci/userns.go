@@ -51,6 +51,8 @@ func (c Container) hostUser(u specs.User) (uid, gid int) {
 // whose run directories are below run, and maps the ids of mounts of run and of
 // each of stores, the directories of images. ErrNotSupported.
 func TryUserNamespaces(ctx context.Context, k *keeper.Client, run string, stores ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
 	try := runner.TryUserNS{Pass: []string{run}, Map: append([]string{run}, stores...)}
 	if err := k.CallRunner(ctx, runner.OpTryUserNS, try, nil, nil); err != nil {
 		return fmt.Errorf("user namespaces are %w here: %w", ErrNotSupported, err)
