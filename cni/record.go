@@ -77,7 +77,11 @@ func (n *Network) save(rec *record) error {
 		return fmt.Errorf("record attachment: %w", err)
 	}
 	path := n.recordPath(rec.ID)
-	if err := errors.Join(os.WriteFile(path+partial, data, 0o600), os.Rename(path+partial, path)); err != nil {
+	err = os.WriteFile(path+partial, data, 0o600)
+	if err == nil {
+		err = os.Rename(path+partial, path)
+	}
+	if err != nil {
 		os.Remove(path + partial)
 		return fmt.Errorf("record attachment: %w", err)
 	}
