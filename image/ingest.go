@@ -96,7 +96,11 @@ func (s *Store) reveal(d digest.Digest, tree, made string) error {
 func (s *Store) download(ctx context.Context, f *os.File, repo *registry.Repository, d layer.Declared, t *transfer) (int64, error) {
 	blob := repo.Blob(ctx, d.Digest, d.Size)
 	defer blob.Close()
-	return layer.Inflate(ctx, &guarded{store: s, file: f}, &counted{blob, t}, d)
+	size, err := layer.Inflate(ctx, &guarded{store: s, file: f}, &counted{blob, t}, d)
+	if errors.Is(err, layer.ErrMismatch) || errors.Is(err, layer.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", ErrInvalidImage, err)
+	}
+	return size, err
 }
 
 // counted counts what is read of a layer.
