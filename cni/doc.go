@@ -27,7 +27,7 @@
 // # Locks
 //
 // In this order: the pod's own lock (one call at a time touches an attachment),
-// Network.adding, then one of Network.builtinMu, Network.ownMu and
+// Network.adding, Network.builtinMu, then one of Network.ownMu and
 // Network.reportedMu. Plugins run under the first two only. Network.status has a
 // lock of its own, held over the STATUS calls and no other lock.
 //

@@ -26,9 +26,9 @@
 //     a claim is deleted, and a record without its content is withdrawn.
 //
 // Locks: busy (by container, then by layer: who makes it) before slots (how
-// many layers are downloaded) before mu. mu guards the maps and is held over
-// single renames and unlinks at most, never over the network or data. survey.mu
-// is a leaf.
+// many layers are downloaded) before mu. mu guards the maps and Registries and is
+// held over single renames and unlinks at most, never over the network or data.
+// deleting is held by the deletion under way; survey.mu and Watch.mu are leaves.
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), claim.go (who needs what), record.go, open.go, ref.go, manifest.go,

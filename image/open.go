@@ -34,7 +34,7 @@ type Store struct {
 
 	boot    string         // boot id
 	lock    *os.File       // flock, so that two processes never share a store
-	busy    keyed          // "layer <diffID>": who makes it
+	busy    keyed          // "root <id>", "layer <diffID>": who makes it
 	slots   chan struct{}  // one per layer being downloaded
 	work    sync.WaitGroup // deletions in the background
 	trashed atomic.Int64   // makes names in trash/ unique

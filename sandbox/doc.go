@@ -32,7 +32,7 @@
 //	             held over the write. Readers never take it.
 //	Pods.mu      the indexes: maps from ids, identities and uids.
 //	Pod.mu       the record of a pod, and the records of its containers.
-//	slot.mu, background.mu, mirror.mu, patience.mu   leaves.
+//	slot.mu, then background.mu; mirror.mu, patience.mu   leaves.
 //
 // Long waits (a runtime, a network, an exit) happen with none of them. List and
 // Status read memory alone.

@@ -19,8 +19,8 @@
 //   - What berthd adds, it knows first: when the keeper dies, the next one is
 //     told of every process by berthd, with copies of its files. The runner is
 //     told by the keeper.
-//   - The keeper's state belongs to one goroutine, the loop of keeper.go. There
-//     are no locks.
+//   - The keeper's state belongs to one goroutine, the loop of keeper.go. It
+//     has no lock.
 //   - Files that the keeper holds: stdin (write end), stdout and stderr (FIFOs,
 //     read-write), tty (pty master) and its peer, log, pidfd.
 //

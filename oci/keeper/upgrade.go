@@ -29,8 +29,8 @@ type savedProcess struct {
 }
 
 // upgrade replaces the keeper's program by the one at path; pid, children and
-// held files stay. It returns only when that failed, and then nothing has
-// changed.
+// held files stay. It returns only when that failed, and then all that has
+// changed is the runner.
 func (k *keeper) upgrade(path string) error {
 	if err := unix.Access(path, unix.X_OK); err != nil {
 		return fmt.Errorf("upgrade to %s: %w", path, err)
