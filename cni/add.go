@@ -35,6 +35,9 @@ func (n *Network) Add(ctx context.Context, pod Pod) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("attach pod %s anew: %w", pod.ID, err)
 	}
 	net, err := n.choose(pod.Builtin)
+	if err == nil {
+		err = n.findPlugins(net)
+	}
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach pod %s: %w", pod.ID, err)
 	}
@@ -46,9 +49,6 @@ func (n *Network) Add(ctx context.Context, pod Pod) (Attachment, error) {
 }
 
 func (n *Network) attach(ctx context.Context, pod Pod, net *network) (Attachment, error) {
-	if err := n.findPlugins(net); err != nil {
-		return Attachment{}, err
-	}
 	if err := prepareNetNS(pod.NetNS); err != nil {
 		return Attachment{}, err
 	}

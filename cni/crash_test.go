@@ -108,7 +108,7 @@ func TestTornFiles(t *testing.T) {
 	n := newNetwork(t)
 	ports := PortMapping{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}
 	results := func(id string) string {
-		return filepath.Join(n.CacheDir, "results", builtinName+"-"+id+"-"+ifName)
+		return filepath.Join(n.CacheDir, "results", builtinName+"-"+id+"-"+IfName)
 	}
 	tests := map[string]func(id string){
 		"record":      func(id string) { noError(t, os.WriteFile(n.recordPath(id), []byte(`{"ID":`), 0o600)) },

@@ -89,7 +89,7 @@ func (n *Network) validAttachments(name string) (*libcni.GCArgs, error) {
 			return nil, err
 		}
 		if rec != nil && rec.network() == name {
-			args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: ifName})
+			args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: IfName})
 		}
 	}
 	return args, nil

@@ -47,7 +47,7 @@ func TestRogueRouter(t *testing.T) {
 // advertise tells everybody on the link of eth0 that this is a router for
 // 2001:db8:bad::/64 (RFC 4861, 4.2 and 4.6.2).
 func advertise() error {
-	link, err := netlink.LinkByName(ifName)
+	link, err := netlink.LinkByName(IfName)
 	if err != nil {
 		return err
 	}

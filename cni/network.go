@@ -14,8 +14,8 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 )
 
-// ifName is the pod's interface in its network namespace, as Kubernetes has it.
-const ifName = "eth0"
+// IfName is a pod's interface in its network namespace, as Kubernetes has it.
+const IfName = "eth0"
 
 // Network attaches pods to the node's pod network (CNI spec 1.1). The exported
 // fields are set once, before the first call; the methods may be called at once

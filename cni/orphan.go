@@ -63,7 +63,7 @@ func isPluginOf(pid int, id string) bool {
 		return false // it has ended
 	}
 	vars := strings.Split(string(data), "\x00")
-	return slices.Contains(vars, "CNI_CONTAINERID="+id) && slices.Contains(vars, "CNI_IFNAME="+ifName)
+	return slices.Contains(vars, "CNI_CONTAINERID="+id) && slices.Contains(vars, "CNI_IFNAME="+IfName)
 }
 
 // killOrphan kills the process, with its group if it is a plugin that berthd

@@ -115,8 +115,8 @@ func checkBridgeChain(t *testing.T, n *Network, pod Pod) {
 		t.Errorf("addresses left: %v, %v", addresses, err)
 	}
 	inPod(t, pod, func() error {
-		if _, err := os.Stat("/proc/sys/net/ipv4/conf/" + ifName); err == nil {
-			t.Errorf("%s left in the pod", ifName)
+		if _, err := os.Stat("/proc/sys/net/ipv4/conf/" + IfName); err == nil {
+			t.Errorf("%s left in the pod", IfName)
 		}
 		return nil
 	})

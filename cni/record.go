@@ -39,7 +39,7 @@ func (rec *record) runtimeConf() *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
 		ContainerID:    rec.ID,
 		NetNS:          rec.NetNS,
-		IfName:         ifName,
+		IfName:         IfName,
 		Args:           rec.Args,
 		CapabilityArgs: rec.Capabilities,
 	}

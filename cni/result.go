@@ -46,12 +46,12 @@ func podIPs(result *types100.Result) []netip.Addr {
 func hostInterface(result *types100.Result, netns string) (string, error) {
 	var peer int
 	err := inNetNS(netns, func() error {
-		link, err := netlink.LinkByName(ifName)
+		link, err := netlink.LinkByName(IfName)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil // a network without one, such as the host's own by proxy
 		}
 		if err != nil {
-			return fmt.Errorf("find the pod's %s: %w", ifName, err)
+			return fmt.Errorf("find the pod's %s: %w", IfName, err)
 		}
 		peer = link.Attrs().ParentIndex
 		return nil

@@ -10,12 +10,13 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/cri/admin"
 	"berth/sandbox"
 )
 
 // maxOutput is how many bytes of stdout and stderr together ExecSync returns:
 // what one message can hold, with room for its other fields.
-const maxOutput = MaxMessage - 1<<10
+const maxOutput = admin.MaxMessage - 1<<10
 
 // ExecSync runs a command in a container and returns its output and exit code.
 // After the request's timeout in seconds (0: never) the command is killed with

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/cri/admin"
 	"berth/oci"
 	"berth/test/expect"
 )
@@ -53,7 +54,7 @@ func TestFloodFitsIntoOneMessage(t *testing.T) {
 	var flood sync.WaitGroup
 	for _, w := range []io.Writer{o.writer(&o.stdout), o.writer(&o.stderr)} {
 		flood.Go(func() {
-			io.Copy(w, io.LimitReader(zeros{}, 4*MaxMessage))
+			io.Copy(w, io.LimitReader(zeros{}, 4*admin.MaxMessage))
 		})
 	}
 	flood.Wait()
@@ -61,11 +62,11 @@ func TestFloodFitsIntoOneMessage(t *testing.T) {
 	if n := len(stdout) + len(stderr); n != maxOutput {
 		t.Errorf("%d bytes were kept of a flood, want %d", n, maxOutput)
 	}
-	if n := cap(stdout) + cap(stderr); n > 4*MaxMessage {
+	if n := cap(stdout) + cap(stderr); n > 4*admin.MaxMessage {
 		t.Errorf("the buffers grew to %d bytes", n)
 	}
 	resp := &runtimeapi.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: math.MinInt32}
-	if n := proto.Size(resp); n > MaxMessage {
+	if n := proto.Size(resp); n > admin.MaxMessage {
 		t.Errorf("the response has %d bytes, more than a message", n)
 	}
 }
@@ -130,7 +131,7 @@ func TestExecSyncFlood(t *testing.T) {
 	_, id := n.startContainer(t, "web")
 	n.runtime.exec = func(_ context.Context, e oci.Exec) (int, error) {
 		chunk := []byte(strings.Repeat("y\n", 32<<10))
-		for range 5 * MaxMessage / len(chunk) {
+		for range 5 * admin.MaxMessage / len(chunk) {
 			if _, err := e.Stdout.Write(chunk); err != nil {
 				return 0, err
 			}

@@ -6,9 +6,6 @@ import (
 	"berth/sandbox"
 )
 
-// uidLabel is the label by which the kubelet asks for one pod again and again.
-const uidLabel = "io.kubernetes.pod.uid"
-
 // podsMatching returns the pods that meet all conditions of f. An id that no
 // pod has matches nothing, which is no error.
 func (s *Server) podsMatching(f *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error) {
@@ -34,7 +31,7 @@ func (s *Server) podCandidates(f *runtimeapi.PodSandboxFilter) ([]*sandbox.Pod, 
 		}
 		return []*sandbox.Pod{pod}, nil
 	}
-	if uid := f.GetLabelSelector()[uidLabel]; uid != "" {
+	if uid := f.GetLabelSelector()[sandbox.UIDLabel]; uid != "" {
 		return s.Pods.WithUID(uid), nil
 	}
 	return s.Pods.List(), nil

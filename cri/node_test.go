@@ -17,6 +17,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cni"
+	"berth/cri/admin"
 	"berth/image"
 	"berth/oci"
 	"berth/sandbox"
@@ -86,7 +87,7 @@ func serve(t *testing.T, s *Server) *grpc.ClientConn {
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, l) }()
 	conn, err := grpc.NewClient("passthrough:berth", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(admin.MaxMessage), grpc.MaxCallSendMsgSize(admin.MaxMessage)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 	if err != nil {
 		t.Fatal(err)

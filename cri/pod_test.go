@@ -9,6 +9,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cri/admin"
+	"berth/sandbox"
 	"berth/test/expect"
 )
 
@@ -79,10 +80,10 @@ func TestListPodSandbox(t *testing.T) {
 		{"unknown id", &filter{Id: "0123"}, nil},
 		{"state", &filter{State: ready}, []string{a}},
 		{"id and state", &filter{Id: b, State: ready}, nil},
-		{"uid", &filter{LabelSelector: map[string]string{uidLabel: "uid-b"}}, []string{b}},
-		{"uid and another label", &filter{LabelSelector: map[string]string{uidLabel: "uid-b", "app": "a"}}, nil},
-		{"uid and state", &filter{LabelSelector: map[string]string{uidLabel: "uid-b"}, State: ready}, nil},
-		{"unknown uid", &filter{LabelSelector: map[string]string{uidLabel: "uid-c"}}, nil},
+		{"uid", &filter{LabelSelector: map[string]string{sandbox.UIDLabel: "uid-b"}}, []string{b}},
+		{"uid and another label", &filter{LabelSelector: map[string]string{sandbox.UIDLabel: "uid-b", "app": "a"}}, nil},
+		{"uid and state", &filter{LabelSelector: map[string]string{sandbox.UIDLabel: "uid-b"}, State: ready}, nil},
+		{"unknown uid", &filter{LabelSelector: map[string]string{sandbox.UIDLabel: "uid-c"}}, nil},
 		{"label", &filter{LabelSelector: map[string]string{"app": "a"}}, []string{a}},
 	} {
 		resp := must[*runtimeapi.ListPodSandboxResponse](t)(n.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{Filter: test.filter}))

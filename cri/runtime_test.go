@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/cri/admin"
 	"berth/test/expect"
 )
 
@@ -95,7 +96,7 @@ func TestAllRPCsAreRegistered(t *testing.T) {
 func TestMessagesUpTo16MiB(t *testing.T) {
 	n := newNode(t)
 	config := podConfig("big")
-	config.Annotations = map[string]string{"a": strings.Repeat("x", MaxMessage-1<<10)}
+	config.Annotations = map[string]string{"a": strings.Repeat("x", admin.MaxMessage-1<<10)}
 	_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
 	expect.Code(t, "a pod of 16 MiB", err, codes.InvalidArgument, "config") // read, and judged
 }

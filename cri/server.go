@@ -16,10 +16,6 @@ import (
 	"berth/sandbox"
 )
 
-// MaxMessage is the size in bytes of the largest message that is sent or
-// received. The kubelet's client has the same limit.
-const MaxMessage = 16 << 20
-
 // stopGrace is how long a stopping server waits for calls that have begun. The
 // work of a longer call goes on without its client: see package sandbox.
 const stopGrace = 10 * time.Second
@@ -75,8 +71,8 @@ func (s *Server) serveCalls(ctx context.Context, l net.Listener) error {
 
 func (s *Server) grpcServer() *grpc.Server {
 	g := grpc.NewServer(
-		grpc.MaxRecvMsgSize(MaxMessage),
-		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.MaxRecvMsgSize(admin.MaxMessage),
+		grpc.MaxSendMsgSize(admin.MaxMessage),
 		// A client that died without closing its end is noticed, and one that
 		// pings more often than needed is let be: the socket is local.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Minute, Timeout: 20 * time.Second}),

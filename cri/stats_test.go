@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/sandbox"
 	"berth/test/expect"
 )
 
@@ -101,8 +102,8 @@ func TestListStats(t *testing.T) {
 		{"id", &pods{Id: podA}, []string{podA}},
 		{"unknown id", &pods{Id: "0123"}, nil},
 		{"stopped", &pods{Id: podC}, nil},
-		{"uid", &pods{LabelSelector: map[string]string{uidLabel: "uid-b"}}, []string{podB}},
-		{"uid and another label", &pods{LabelSelector: map[string]string{uidLabel: "uid-b", "app": "a"}}, nil},
+		{"uid", &pods{LabelSelector: map[string]string{sandbox.UIDLabel: "uid-b"}}, []string{podB}},
+		{"uid and another label", &pods{LabelSelector: map[string]string{sandbox.UIDLabel: "uid-b", "app": "a"}}, nil},
 		{"id and another's label", &pods{Id: podA, LabelSelector: map[string]string{"app": "b"}}, nil},
 	} {
 		resp := must[*runtimeapi.ListPodSandboxStatsResponse](t)(n.ListPodSandboxStats(t.Context(), &runtimeapi.ListPodSandboxStatsRequest{Filter: test.filter}))

@@ -135,8 +135,8 @@ func (s *Streaming) withdrawLocked(o *offer) {
 	}
 }
 
-// begin uses up a token. The session it returns is to be counted down in
-// s.sessions; nil if there is no such offer.
+// begin uses up a token. What it returns serves the session, which is then to be
+// counted down in s.sessions; nil if there is no such offer.
 func (s *Streaming) begin(kind, token string) func(*session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/sandbox"
 	"berth/test/registry"
 )
 
@@ -22,7 +23,7 @@ func must[T any](t *testing.T) func(T, error) T {
 func podConfig(name string) *runtimeapi.PodSandboxConfig {
 	return &runtimeapi.PodSandboxConfig{
 		Metadata: &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default", Uid: "uid-" + name},
-		Labels:   map[string]string{uidLabel: "uid-" + name, "app": name},
+		Labels:   map[string]string{sandbox.UIDLabel: "uid-" + name, "app": name},
 	}
 }
 

@@ -209,7 +209,7 @@ func podConfig(name string) *runtimeapi.PodSandboxConfig {
 	return &runtimeapi.PodSandboxConfig{
 		Metadata:  &runtimeapi.PodSandboxMetadata{Name: name, Namespace: "default", Uid: "uid-" + name},
 		Hostname:  name,
-		Labels:    map[string]string{uidLabel: "uid-" + name},
+		Labels:    map[string]string{UIDLabel: "uid-" + name},
 		DnsConfig: &runtimeapi.DNSConfig{Servers: []string{"10.96.0.10"}},
 	}
 }

@@ -140,7 +140,8 @@ func (ps *Pods) ids() map[string]bool {
 	return ids
 }
 
-const uidLabel = "io.kubernetes.pod.uid"
+// UIDLabel is the label by which the kubelet asks for one pod again and again.
+const UIDLabel = "io.kubernetes.pod.uid"
 
 // addLocked puts a pod and its containers into the indexes, except identities.
 func (ps *Pods) addLocked(p *Pod) {
@@ -148,7 +149,7 @@ func (ps *Pods) addLocked(p *Pod) {
 	for _, c := range p.all() {
 		ps.containers[c.id] = c
 	}
-	if uid := p.config.GetLabels()[uidLabel]; uid != "" {
+	if uid := p.config.GetLabels()[UIDLabel]; uid != "" {
 		ps.uids[uid] = append(ps.uids[uid], p)
 	}
 }
@@ -157,7 +158,7 @@ func (ps *Pods) addLocked(p *Pod) {
 func (ps *Pods) forget(p *Pod) {
 	ps.mu.Lock()
 	delete(ps.pods, p.id)
-	if uid := p.config.GetLabels()[uidLabel]; uid != "" {
+	if uid := p.config.GetLabels()[UIDLabel]; uid != "" {
 		left := slices.DeleteFunc(ps.uids[uid], func(x *Pod) bool { return x == p })
 		if ps.uids[uid] = left; len(left) == 0 {
 			delete(ps.uids, uid)

@@ -110,7 +110,7 @@ func TestPodStats(t *testing.T) {
 			t.Fatal(err)
 		}
 		a, linux := got.Attributes, got.Linux
-		if a.Id != p.ID() || a.Metadata.GetName() != "a" || a.Labels[uidLabel] != "uid-a" {
+		if a.Id != p.ID() || a.Metadata.GetName() != "a" || a.Labels[UIDLabel] != "uid-a" {
 			t.Errorf("attributes %v", a)
 		}
 		want := &runtimeapi.NetworkInterfaceUsage{Name: "eth0", RxBytes: number64(2), RxErrors: number64(3), TxBytes: number64(4), TxErrors: number64(5)}

@@ -5,6 +5,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/cni"
 	"berth/oci"
 )
 
@@ -81,16 +82,13 @@ func psiData(s oci.Stall) *runtimeapi.PsiData {
 	return &runtimeapi.PsiData{Total: uint64(s.Total.Nanoseconds()), Avg10: s.Avg10, Avg60: s.Avg60, Avg300: s.Avg300}
 }
 
-// podInterface is a pod's interface to its network, as Kubernetes has it.
-const podInterface = "eth0"
-
 // networkUsage is nil without an interface: the kubelet reads the default one
 // unseen.
 func networkUsage(u oci.PodUsage) *runtimeapi.NetworkUsage {
 	if len(u.Interfaces) == 0 {
 		return nil
 	}
-	usual := max(0, slices.IndexFunc(u.Interfaces, func(i oci.Interface) bool { return i.Name == podInterface }))
+	usual := max(0, slices.IndexFunc(u.Interfaces, func(i oci.Interface) bool { return i.Name == cni.IfName }))
 	usage := &runtimeapi.NetworkUsage{Timestamp: u.At.UnixNano()}
 	for i, one := range u.Interfaces {
 		if i == usual {

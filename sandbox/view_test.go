@@ -53,7 +53,7 @@ func TestStatus(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ps, cs := p.Summary(), c.Summary(); ps.Id != p.ID() || ps.RuntimeHandler != "test" || ps.Metadata.Name != "a" || ps.Labels[uidLabel] != "uid-a" ||
+		if ps, cs := p.Summary(), c.Summary(); ps.Id != p.ID() || ps.RuntimeHandler != "test" || ps.Metadata.Name != "a" || ps.Labels[UIDLabel] != "uid-a" ||
 			cs.Id != c.ID() || cs.PodSandboxId != p.ID() || cs.State != runtimeapi.ContainerState_CONTAINER_CREATED || cs.ImageId == "" {
 			t.Errorf("summaries: %v, %v", ps, cs)
 		}

@@ -12,10 +12,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-)
 
-// maxMessage is CRI's limit of a message, in bytes.
-const maxMessage = 16 << 20
+	"berth/cri/admin"
+)
 
 // client is a connection to berthd.
 type client struct {
@@ -56,7 +55,7 @@ func dial(ctx context.Context, socket string) (*client, error) {
 
 	conn, err := grpc.NewClient("unix:"+socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(admin.MaxMessage), grpc.MaxCallSendMsgSize(admin.MaxMessage)))
 	if err != nil {
 		return nil, fmt.Errorf("connect to berthd on %s: %w", socket, err)
 	}

@@ -41,12 +41,9 @@ func lockMachine(path, runDir string) (*os.File, error) {
 	return f, nil
 }
 
-// lockRunDir makes dir if it is missing and takes the lock that one daemon
-// holds on it: what locks the machine may be another file in a container.
+// lockRunDir takes the lock that one daemon holds on dir: what locks the machine
+// may be another file in a container.
 func lockRunDir(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make run directory: %w", err)
-	}
 	f, err := lock(filepath.Join(dir, "lock"))
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, fmt.Errorf("another berthd serves %s: stop it first", dir)

@@ -45,7 +45,7 @@ func run(ctx context.Context, c config, path string) (err error) {
 
 	images := &image.Store{Dir: c.DataDir, Registries: c.registries()}
 	if err := images.Open(ctx); err != nil {
-		return fmt.Errorf("open image store %s: %w", c.DataDir, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
 

@@ -13,6 +13,10 @@ var Version = "0.1.0"
 // DefaultSocket is where the daemon listens unless it is told otherwise.
 const DefaultSocket = "/run/berth/berth.sock"
 
+// MaxMessage is the size in bytes of the largest message that is sent or
+// received, of CRI as well. The kubelet's client has the same limit.
+const MaxMessage = 16 << 20
+
 const (
 	serviceName = "berth.admin.v1.Admin"
 	runPod      = "/" + serviceName + "/RunPod"

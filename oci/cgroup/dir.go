@@ -60,7 +60,7 @@ func Open(p string) (*Dir, error) {
 	return d, nil
 }
 
-// Close closes the directories.
+// Close ends the reading: every file of the cgroup is let go.
 func (d *Dir) Close() {
 	for _, fd := range []*int{&d.cpuacct, &d.memory, &d.pids, &d.unified} {
 		if *fd != none {
