@@ -28,6 +28,11 @@ func victim(dir, registry string) {
 		if root, err := s.Root(ctx, id, img, nil); err == nil {
 			root.Close()
 		}
+		if other, err := s.Image(fmt.Sprint(registry, "/", []string{"b", "a"}[i%2], ":v1")); err == nil {
+			if view, err := s.View(ctx, id, other, nil); err == nil {
+				view.Close()
+			}
+		}
 		if i%3 == 0 {
 			check(s.Remove(ctx, ref))
 		}

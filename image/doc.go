@@ -9,7 +9,9 @@
 //	                        both digests were checked and the data was synced
 //	blobs/sha256/<digest>   manifests, indexes and configs, bit-exact
 //	images/<hash(ref)>.json one record per reference; written last, removed first
-//	containers/<id>/        {root.json, upper, work, empty}: writable layers
+//	containers/<id>/        {root.json, upper, work, empty}: writable layers, and
+//	                        views/<image id>/ of the same kind, of images that the
+//	                        container has mounted beside its root
 //	trees/<boot id>/<diffID>/{root, tree.json}  layers extracted: a cache that is
 //	                        never synced and so is of one boot
 //	ingest/ trash/          what is being made, and what is being deleted
@@ -20,7 +22,7 @@
 //   - sha256(layer.tar) is the name of its directory.
 //   - Whatever a record names is there: manifest, config and every layer.
 //   - A layer or blob is there only while something claims it: a record, a
-//     writable layer, or a pull under way. The claim comes before the content
+//     writable layer or a view beside it, or a pull under way. The claim comes before the content
 //     and goes after it.
 //   - A crash between any two steps leaves what Open accepts: content without
 //     a claim is deleted, and a record without its content is withdrawn.
@@ -33,5 +35,5 @@
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), claim.go (who needs what), record.go, open.go, ref.go, manifest.go,
 // platform.go, resolve.go, pull.go, ingest.go, watch.go, tree.go, root.go,
-// remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
+// view.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

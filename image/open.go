@@ -252,9 +252,13 @@ func (s *Store) readRoots() error {
 		return err
 	}
 	for _, id := range ids {
-		r, err := s.readRoot(id)
+		r, err := readRoot(s.path(containersDir, id))
 		if err == nil && r.Boot == s.boot {
-			c := newClaim(r.Layers)
+			views, err := s.readViews(id)
+			if err != nil {
+				return err
+			}
+			c := newClaim(append(r.Layers, views...))
 			s.roots[id] = c
 			s.holdLocked(c)
 			continue

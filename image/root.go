@@ -15,7 +15,7 @@ import (
 	"berth/image/rootfs"
 )
 
-// rootRecord is containers/<id>/root.json.
+// rootRecord is the root.json of a writable layer or a view.
 type rootRecord struct {
 	Boot   string          `json:"boot"`   // the upper directory is of this boot
 	Layers []digest.Digest `json:"layers"` // diffIDs, base first
@@ -62,7 +62,11 @@ func (s *Store) root(ctx context.Context, id string, img *Image, users *Users) (
 	if err != nil {
 		return nil, err
 	}
-	dir := s.path(containersDir, id)
+	return mountRoot(overlay(s.path(containersDir, id), layers, users), layers)
+}
+
+// overlay is that of layers with the directories that prepareRoot made in dir.
+func overlay(dir string, layers []rootfs.Layer, users *Users) rootfs.Overlay {
 	o := rootfs.Overlay{Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), Users: users}
 	for _, l := range layers {
 		o.Lower = append(o.Lower, l.Root)
@@ -70,11 +74,15 @@ func (s *Store) root(ctx context.Context, id string, img *Image, users *Users) (
 	if len(layers) == 0 {
 		o.Lower = []string{filepath.Join(dir, "empty")}
 	}
+	return o
+}
+
+func mountRoot(o rootfs.Overlay, layers []rootfs.Layer) (*os.File, error) {
 	mount, err := rootfs.Mount(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := rootfs.AdoptImplied(mount, o.Upper, layers, users); err != nil {
+	if err := rootfs.AdoptImplied(mount, o.Upper, layers, o.Users); err != nil {
 		return nil, errors.Join(err, mount.Close())
 	}
 	return mount, nil
@@ -86,7 +94,7 @@ func (s *Store) writable(id string, img *Image, users *Users) error {
 	_, there := s.roots[id]
 	s.mu.Unlock()
 	if there {
-		r, err := s.readRoot(id)
+		r, err := readRoot(s.path(containersDir, id))
 		if err == nil && !slices.Equal(r.Layers, img.Layers) {
 			err = errors.New("it has a writable layer over another image")
 		}
@@ -96,7 +104,11 @@ func (s *Store) writable(id string, img *Image, users *Users) error {
 	if err := s.holdPresent(c); err != nil {
 		return err
 	}
-	if err := s.makeWritable(id, img, users); err != nil {
+	temp, err := s.prepareRoot(img, users)
+	if err == nil {
+		err = s.place(temp, s.path(containersDir, id))
+	}
+	if err != nil {
 		s.release(c)
 		return err
 	}
@@ -107,12 +119,12 @@ func (s *Store) writable(id string, img *Image, users *Users) error {
 	return nil
 }
 
-// makeWritable makes containers/<id>. It appears whole, by rename, with what it
-// claims.
-func (s *Store) makeWritable(id string, img *Image, users *Users) (err error) {
-	temp, err := s.temp()
+// prepareRoot makes, in ingest/, the directories that an overlay over img needs,
+// and the record of what they claim.
+func (s *Store) prepareRoot(img *Image, users *Users) (temp string, err error) {
+	temp, err = s.temp()
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() {
 		if err != nil {
@@ -121,22 +133,27 @@ func (s *Store) makeWritable(id string, img *Image, users *Users) (err error) {
 	}()
 	for name, mode := range map[string]os.FileMode{"upper": 0o755, "work": 0o700, "empty": 0o700} {
 		if err := mkdir(filepath.Join(temp, name), mode); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if users != nil { // before the mount: overlayfs takes its root's owner from here
 		if err := os.Lchown(filepath.Join(temp, "upper"), int(users.UIDs.Host), int(users.GIDs.Host)); err != nil {
-			return err
+			return "", err
 		}
 	}
 	data, err := json.Marshal(rootRecord{Boot: s.boot, Layers: img.Layers})
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := os.WriteFile(filepath.Join(temp, "root.json"), data, 0o600); err != nil {
-		return err
+	return temp, os.WriteFile(filepath.Join(temp, "root.json"), data, 0o600)
+}
+
+// place lets what was prepared appear whole, or discards it.
+func (s *Store) place(temp, at string) error {
+	if err := os.Rename(temp, at); err != nil {
+		return errors.Join(err, s.discard(temp))
 	}
-	return os.Rename(temp, s.path(containersDir, id))
+	return nil
 }
 
 // mkdir makes a directory with exactly this mode, whatever the umask.
@@ -151,9 +168,9 @@ func mkdir(path string, mode os.FileMode) error {
 	return errors.Join(dir.Chmod(mode), dir.Close())
 }
 
-func (s *Store) readRoot(id string) (rootRecord, error) {
+func readRoot(dir string) (rootRecord, error) {
 	var r rootRecord
-	if err := readJSON(s.path(containersDir, id, "root.json"), &r); err != nil {
+	if err := readJSON(filepath.Join(dir, "root.json"), &r); err != nil {
 		return r, err
 	}
 	for _, d := range r.Layers {
@@ -180,8 +197,9 @@ func (s *Store) rootLayers(ctx context.Context, img *Image) ([]rootfs.Layer, err
 	return layers, nil
 }
 
-// RemoveRoot deletes the writable layer in the background, and what only it
-// kept; nil if there is none. Its mount should be gone.
+// RemoveRoot deletes the writable layer and the views of the container in the
+// background, and what only they kept; nil if there is none. Their mounts should
+// be gone.
 func (s *Store) RemoveRoot(ctx context.Context, id string) error {
 	unlock, err := s.busy.lock(ctx, "root "+id)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 // it is mounted again; the same image serves containers without one.
 func TestRootForAUserNamespace(t *testing.T) {
 	f, s := newFake(t), newStore(t)
-	f.image("a", "v1", spec{layers: [][]byte{files("f", "base")}})
+	f.image("a", "v1", spec{layers: [][]byte{files("f", "base", "implied/g", "")}})
 	f.image("scratch", "v1", spec{})
 	u := &Users{UIDs: IDs{Host: 1 << 20, Size: 1 << 16}, GIDs: IDs{Host: 3 << 20, Size: 1 << 16}}
 	holder := exec.Command("sleep", "infinity")
@@ -51,6 +51,14 @@ func TestRootForAUserNamespace(t *testing.T) {
 			check(unix.Unmount(mounted, 0))
 		}
 		owner(s.path(containersDir, name, "upper"), 1<<20, 3<<20)
+		view, err := s.View(context.Background(), name, img, u)
+		viewed := at(t, view, err)
+		owner(viewed, 1<<20, 3<<20)
+		if name == "a" {
+			owner(filepath.Join(viewed, "f"), 1<<20, 3<<20)
+			owner(filepath.Join(viewed, "implied"), 1<<20, 3<<20)
+		}
+		check(unix.Unmount(viewed, 0))
 		owner(newRoot(t, s, name+"-host", img), 0, 0)
 		removeRoot(t, s, name)
 		removeRoot(t, s, name+"-host")

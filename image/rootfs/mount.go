@@ -15,8 +15,9 @@ import (
 // names the least version that has it.
 var ErrNotSupported = errors.New("not supported by this kernel")
 
-// MaxLayers is how many layers overlayfs stacks (OVL_MAX_STACK).
-const MaxLayers = 500
+// MaxLayers is how many layers overlayfs stacks (OVL_MAX_STACK, 500), less the
+// one that a read-only root has above those of its image.
+const MaxLayers = 499
 
 // Overlay is a container's root to be mounted. Paths are absolute.
 type Overlay struct {
@@ -24,6 +25,8 @@ type Overlay struct {
 	Upper string   // writable layer
 	Work  string   // overlayfs's own, beside Upper on the same filesystem
 	Users *Users   // Upper belongs to their ids 0; nil: the host's
+
+	ReadOnly bool // Upper is one more layer, above Lower; Work is not used
 }
 
 // Mount mounts the overlay and returns it detached: it is in no mount
@@ -31,8 +34,8 @@ type Overlay struct {
 // before. A layer that occurs twice counts where it is uppermost: below, it
 // could add nothing, and overlayfs refuses it.
 //
-// The mount is volatile: nothing of Upper is synced, so it must not be used
-// after a reboot. It is neither nosuid nor nodev: setuid programs must work,
+// A mount that can be written to is volatile: nothing of Upper is synced, so it
+// must not be used after a reboot. It is neither nosuid nor nodev: setuid programs must work,
 // and which devices may be opened is the cgroup's to say. ErrNotSupported.
 func Mount(o Overlay) (mount *os.File, err error) {
 	if o.Users == nil {
@@ -49,10 +52,12 @@ func Mount(o Overlay) (mount *os.File, err error) {
 }
 
 func mountOverlay(o Overlay) (*os.File, error) {
-	// A mount marks Work, so that the next one refuses what may be unsynced. The
-	// same boot's page cache has it all.
-	if err := os.RemoveAll(filepath.Join(o.Work, "work", "incompat")); err != nil {
-		return nil, err
+	if !o.ReadOnly {
+		// A mount marks Work, so that the next one refuses what may be unsynced.
+		// The same boot's page cache has it all.
+		if err := os.RemoveAll(filepath.Join(o.Work, "work", "incompat")); err != nil {
+			return nil, err
+		}
 	}
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	switch {
@@ -85,16 +90,20 @@ func configure(fd int, o Overlay) error {
 		{"index", "off"},
 		{"metacopy", "off"},
 		{"redirect_dir", "nofollow"},
-		{"upperdir", escape(o.Upper)},
-		{"workdir", escape(o.Work)},
+	}
+	lowers := o.Lower
+	if o.ReadOnly {
+		lowers = append([]string{o.Upper}, o.Lower...)
+	} else {
+		options = append(options, [][2]string{{"upperdir", escape(o.Upper)}, {"workdir", escape(o.Work)}}...)
 	}
 	for _, option := range options {
 		if err := unix.FsconfigSetString(fd, option[0], option[1]); err != nil {
 			return fmt.Errorf("mount overlay: option %s: %w%s", option[0], err, kernelLog(fd))
 		}
 	}
-	for i, lower := range o.Lower {
-		if slices.Contains(o.Lower[:i], lower) {
+	for i, lower := range lowers {
+		if slices.Contains(lowers[:i], lower) {
 			continue
 		}
 		err := unix.FsconfigSetString(fd, "lowerdir+", lower)
@@ -103,6 +112,9 @@ func configure(fd int, o Overlay) error {
 		} else if err != nil {
 			return fmt.Errorf("mount overlay: layer %s: %w%s", lower, err, log)
 		}
+	}
+	if o.ReadOnly {
+		return nil
 	}
 	// Kernels before 5.10 do not know it and are merely slower.
 	if err := unix.FsconfigSetFlag(fd, "volatile"); err != nil && !errors.Is(err, unix.EINVAL) {
