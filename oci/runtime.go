@@ -99,6 +99,15 @@ type Container struct {
 // spec's root.path.
 func (c Container) RootFS() string { return filepath.Join(c.Dir, "rootfs") }
 
+// MaxViews is how many images a container can have mounted beside its root.
+const MaxViews = 32
+
+// View is where the view name of Start.Views is mounted from Start to Remove;
+// mounts of the spec have it, or what is below it, as their source.
+func (c Container) View(name string) string { return filepath.Join(c.views(), name) }
+
+func (c Container) views() string { return filepath.Join(c.Dir, "views") }
+
 // PIDNS is where the pid namespace of Start.Target is pinned, from Start to
 // Remove; it is what the spec names.
 func (c Container) PIDNS() string { return filepath.Join(c.Dir, "pidns") }
@@ -107,10 +116,11 @@ func (c Container) PIDNS() string { return filepath.Join(c.Dir, "pidns") }
 // duplicates what it keeps, the caller closes its own.
 type Start struct {
 	Container
-	Spec  *specs.Spec // root.path = RootFS(); written to Dir/config.json with the ociVersion the runtime takes
-	Root  *os.File    // detached mount of the root filesystem, attached at RootFS()
-	Log   *os.File    // CRI log, opened for appending; nil: output is read and dropped
-	Stdin bool        // an open stdin; else /dev/null
+	Spec  *specs.Spec         // root.path = RootFS(); written to Dir/config.json with the ociVersion the runtime takes
+	Root  *os.File            // detached mount of the root filesystem, attached at RootFS()
+	Views map[string]*os.File // detached mounts of images, attached at View(name); at most MaxViews
+	Log   *os.File            // CRI log, opened for appending; nil: output is read and dropped
+	Stdin bool                // an open stdin; else /dev/null
 
 	// Target is a running container of the same pod whose pid namespace the
 	// process joins; nil: the spec's own.

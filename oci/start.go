@@ -76,8 +76,13 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 		run.Argv = append(run.Argv, "--console-socket", console)
 	}
 	run.Argv = append(run.Argv, s.ID)
+	mounts := []*os.File{s.Root}
+	for name, view := range s.Views {
+		run.Views = append(run.Views, s.View(name))
+		mounts = append(mounts, view)
+	}
 	if s.Target == nil {
-		return r.command(ctx, &run, s.Root)
+		return r.command(ctx, &run, mounts...)
 	}
 	pidns, err := r.openPIDNS(ctx, *s.Target)
 	if err != nil {
@@ -85,7 +90,7 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	}
 	defer pidns.Close()
 	run.PIDNS = s.PIDNS()
-	return r.command(ctx, &run, s.Root, pidns)
+	return r.command(ctx, &run, append(mounts, pidns)...)
 }
 
 // openPIDNS opens the pid namespace of a running container. Its process is

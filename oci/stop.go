@@ -38,7 +38,7 @@ func (r *Runtime) Kill(ctx context.Context, c Container) error {
 }
 
 // Remove kills what is left of the container and removes everything that Start
-// made: the mount of its root, its cgroup, the runtime's state, its FIFOs, the
+// made: the mounts of its root and its views, its cgroup, the runtime's state, its FIFOs, the
 // keeper's knowledge. Nil for what was never started.
 func (r *Runtime) Remove(ctx context.Context, c Container) error {
 	if st, err := r.Keeper.State(c.ID); err == nil && st.Pid != 0 && !st.Gone {
@@ -52,7 +52,7 @@ func (r *Runtime) Remove(ctx context.Context, c Container) error {
 			return err
 		}
 	}
-	what := runner.Clear{ID: c.ID, Dir: c.Dir, Cgroup: c.Cgroup, Box: c.ID, Root: c.RootFS(), PIDNS: c.PIDNS()}
+	what := runner.Clear{ID: c.ID, Dir: c.Dir, Cgroup: c.Cgroup, Box: c.ID, Root: c.RootFS(), Views: c.views(), PIDNS: c.PIDNS()}
 	if err := r.Keeper.CallRunner(ctx, runner.OpClear, what, nil, nil); err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (r *runner) clear(c Clear) error {
 			return err
 		}
 	}
-	return nil
+	return detachAll(c.Views)
 }
 
 // end kills what is in a cgroup and removes it.
@@ -58,16 +58,17 @@ func end(ctx context.Context, path string) error {
 }
 
 // attach moves a detached mount to target, a directory that is made; nil if
-// something is mounted there already.
+// something is mounted there already. The root of a user namespace has to go
+// through what is made.
 func attach(mount *os.File, target string) error {
-	if err := os.MkdirAll(target, 0o700); err != nil {
+	if err := os.MkdirAll(target, 0o711); err != nil {
 		return err
 	}
 	if mounted(target) {
 		return nil
 	}
 	if err := unix.MoveMount(int(mount.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("attach root filesystem at %s: %w", target, err)
+		return fmt.Errorf("attach filesystem at %s: %w", target, err)
 	}
 	return nil
 }
@@ -88,6 +89,26 @@ func detach(target string) error {
 		return err
 	}
 	return nil
+}
+
+// detachAll detaches what is in dir, and removes it; nil if there is none.
+func detachAll(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := detach(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return detach(dir)
 }
 
 // mounted reports that target is the root of a mount.

@@ -80,13 +80,8 @@ func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 	if s.Pid != 0 {
 		return Ran{Pid: s.Pid}, r.started(c.ID)
 	}
-	if c.Root != "" && len(files) > 0 {
-		if err := attach(files[0], c.Root); err != nil {
-			return Ran{}, err
-		}
-	}
-	if c.PIDNS != "" && !pinned(c.PIDNS) && len(files) > 1 {
-		if err := pin(c.PIDNS, fmt.Sprintf("/proc/self/fd/%d", files[1].Fd())); err != nil {
+	if c.Root != "" {
+		if err := c.furnish(files); err != nil {
 			return Ran{}, err
 		}
 	}
@@ -113,6 +108,24 @@ func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 	}
 	ran.Pid = s.Pid
 	return ran, r.started(c.ID)
+}
+
+// furnish puts what a container starts with at its places. What is there already
+// is left.
+func (c Run) furnish(files []*os.File) error {
+	at := append([]string{c.Root}, c.Views...)
+	if len(files) < len(at) || c.PIDNS != "" && len(files) == len(at) {
+		return fmt.Errorf("run %s: %d files are too few", c.ID, len(files))
+	}
+	for i, target := range at {
+		if err := attach(files[i], target); err != nil {
+			return err
+		}
+	}
+	if c.PIDNS == "" || pinned(c.PIDNS) {
+		return nil
+	}
+	return pin(c.PIDNS, fmt.Sprintf("/proc/self/fd/%d", files[len(at)].Fd()))
 }
 
 // started reads the output of a process from its beginning on.

@@ -44,7 +44,8 @@ type Run struct {
 	Box     string        `json:"box"`             // of the command, below RuntimesCgroup
 	Timeout time.Duration `json:"timeout"`         // after it the command and what it started are killed
 	Root    string        `json:"root,omitempty"`  // where the root filesystem is attached; a detached mount is the first file
-	PIDNS   string        `json:"pidns,omitempty"` // where a pid namespace is pinned; it is the second file
+	Views   []string      `json:"views,omitempty"` // where images are attached, in a directory of their own; their detached mounts are the files after Root's
+	PIDNS   string        `json:"pidns,omitempty"` // where a pid namespace is pinned; it is the file after those
 	Stdio   bool          `json:"stdio"`           // stdin, stdout and stderr are the last three files; else the FIFOs in Dir
 	Stdin   bool          `json:"stdin"`           // without Stdio: the FIFO is the standard input; else /dev/null
 	TTY     bool          `json:"tty"`             // no stdio at all: the runtime makes a terminal
@@ -91,6 +92,7 @@ type Clear struct {
 	Box    string `json:"box"`    // killed whole and removed; empty: none
 	Cgroup string `json:"cgroup"` // killed whole and removed; empty: none
 	Root   string `json:"root"`   // unmounted; empty: none
+	Views  string `json:"views"`  // a directory: what is in it is unmounted, and it is removed; empty: none
 	PIDNS  string `json:"pidns"`  // unpinned; empty: none
 }
 

@@ -16,7 +16,7 @@ const (
 	// MaxMessage bounds one encoded message, in bytes.
 	MaxMessage = 64 << 10
 	// MaxFiles bounds the files of one message; the kernel's own limit is 253.
-	MaxFiles = 16
+	MaxFiles = 64
 )
 
 // ErrLost: the connection ended before the message was sent or its reply came.
