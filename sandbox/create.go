@@ -125,9 +125,9 @@ func (c *Container) create(ctx context.Context) error {
 	return err
 }
 
-func (c *Container) make(ctx context.Context) error {
+func (c *Container) make(ctx context.Context) (err error) {
 	w := stopwatch{pods: c.pod.pods}
-	err := w.effect(ctx, "record container", func() error {
+	err = w.effect(ctx, "record container", func() error {
 		if err := writeNew(c.dir, c.config, c.record()); err != nil {
 			return err
 		}
@@ -140,36 +140,43 @@ func (c *Container) make(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("image %q: %w", c.config.GetImage().GetImage(), err)
 	}
-	var spec *specs.Spec
-	err = w.effect(ctx, "images.Root", func() (err error) {
-		spec, err = c.describe(ctx, img)
-		return err
-	})
+	mounted, err := c.imagesMounted()
 	if err != nil {
 		return err
 	}
-	err = w.effect(ctx, "spec", func() error { return writeJSON(filepath.Join(c.dir, specFile), spec) })
+	fs, err := c.mount(ctx, &w, imageRecord{ID: img.ID, Layers: img.Layers}, mounted)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, fs.close()) }()
+	var spec *specs.Spec
+	err = w.effect(ctx, "spec", func() error {
+		if spec, err = c.describe(img, fs, mounted); err != nil {
+			return err
+		}
+		return writeJSON(filepath.Join(c.dir, specFile), spec)
+	})
 	if err != nil {
 		return err
 	}
 	return c.change(containerMade, func(rec *containerRecord) {
 		rec.CreatedAt = time.Now()
 		rec.Image = imageRecord{img.ID, img.Layers, img.Config.Config.StopSignal}
+		rec.Mounted = mounted
 		rec.User = spec.Process.User
 		rec.Resources = c.pod.pods.node.effective(c.config.GetLinux().GetResources())
 		rec.Steps = w.steps
 	})
 }
 
-// describe makes the container's root and reads from it what its spec needs.
-func (c *Container) describe(ctx context.Context, img *image.Image) (spec *specs.Spec, err error) {
-	root, err := c.pod.pods.Images.Root(ctx, c.id, img, c.pod.rootUsers())
+// describe makes the container's spec of its config, its filesystems and the
+// host.
+func (c *Container) describe(img *image.Image, fs filesystems, mounted map[int]imageRecord) (*specs.Spec, error) {
+	facts, err := gather(c.pod.config, c.config, c.pod.hostname(), img, fs.root, c.pod.pods.node)
 	if err != nil {
-		return nil, fmt.Errorf("make root: %w", err)
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, root.Close()) }()
-	facts, err := gather(c.pod.config, c.config, c.pod.hostname(), img, root, c.pod.pods.node)
-	if err != nil {
+	if err := c.lookInto(fs.views, mounted, facts.HostPaths); err != nil {
 		return nil, err
 	}
 	return Spec(c.pod.oci(), c.oci(), c.config, facts)

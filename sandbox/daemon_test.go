@@ -353,7 +353,7 @@ func (m *machine) held() string {
 	for _, part := range []struct {
 		n    int
 		what string
-	}{{len(w.pods), "namespaces"}, {len(w.attached), "addresses"}, {w.living(), "processes"}, {len(w.procs) - w.living(), "remains of processes"}, {len(w.roots), "writable layers"}} {
+	}{{len(w.pods), "namespaces"}, {len(w.attached), "addresses"}, {w.living(), "processes"}, {len(w.procs) - w.living(), "remains of processes"}, {len(w.roots), "writable layers"}, {len(w.views), "views"}} {
 		if part.n > 0 {
 			parts = append(parts, fmt.Sprint(part.what, " ", part.n))
 		}

@@ -44,6 +44,7 @@
 // exec.go, attach.go, dial.go, update.go, stats.go (usage.go), recover.go,
 // userns.go (what a pod's user namespace changes in all of them). validate.go
 // says what is accepted, facts.go gathers what a spec needs from host and image,
-// spec.go is pure. Who a container's process is: security.go and what it calls,
-// user.go, capabilities.go, seccomp.go, lsm.go, privileged.go.
+// spec.go is pure. What a container has mounted: mounts.go, views.go (images).
+// Who its process is: security.go and what it calls, user.go, capabilities.go,
+// seccomp.go, lsm.go, privileged.go.
 package sandbox

@@ -20,6 +20,8 @@ var (
 	ErrIllegal = errors.New("not allowed in this state")
 	// ErrPreempted: a Stop or Remove came while it was being created or started.
 	ErrPreempted = errors.New("pre-empted by a stop or remove")
+	// ErrImageMount: an image cannot be mounted in a container.
+	ErrImageMount = errors.New("image cannot be mounted")
 	// ErrClosed: the daemon is going away; the next one finishes what began.
 	ErrClosed = errors.New("the daemon is stopping")
 

@@ -49,7 +49,9 @@ func (m *machine) do(name string) (err error, answered bool) {
 			_, err := m.runPod(ctx, "a")
 			return err
 		case "create":
-			_, err := m.pod("a").CreateContainer(ctx, containerConfig("x"))
+			config := containerConfig("x")
+			config.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "data"}, ImageSubPath: "etc"}}
+			_, err := m.pod("a").CreateContainer(ctx, config)
 			return err
 		case "start":
 			return m.container("x").Start(ctx)

@@ -15,7 +15,7 @@ import (
 type Facts struct {
 	Image        ocispec.ImageConfig // of it, labels and annotations are never instructions
 	User         specs.User
-	HostPaths    []string // of the config's mounts, in their order, symlinks resolved
+	HostPaths    []string // of the config's mounts, in their order, symlinks resolved; those of images are in their views
 	Hostname     string
 	Capabilities []string // that the node can give
 	NoFile       uint64

@@ -400,19 +400,23 @@ func (v *victim) namespaces() *nsOpt {
 
 func (v *victim) containerConfig() *runtimeapi.ContainerConfig {
 	ns := v.namespaces()
+	uids, gids := ns.GetUsernsOptions().GetUids(), ns.GetUsernsOptions().GetGids()
 	return &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "x"},
 		Image:    &runtimeapi.ImageSpec{Image: v.Image},
 		Command:  []string{"sh", "-c", containerScript},
 		LogPath:  "x.log",
-		Mounts:   []*runtimeapi.Mount{{ContainerPath: "/shared", HostPath: v.Shared, UidMappings: ns.GetUsernsOptions().GetUids(), GidMappings: ns.GetUsernsOptions().GetGids()}},
-		Linux:    &runtimeapi.LinuxContainerConfig{SecurityContext: &ctrSC{NamespaceOptions: ns}},
+		Mounts: []*runtimeapi.Mount{
+			{ContainerPath: "/shared", HostPath: v.Shared, UidMappings: uids, GidMappings: gids},
+			{ContainerPath: "/viewed", Readonly: true, Image: &runtimeapi.ImageSpec{Image: v.Image}, ImageSubPath: "bin", UidMappings: uids, GidMappings: gids},
+		},
+		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &ctrSC{NamespaceOptions: ns}},
 	}
 }
 
 // containerScript runs until it is told to end, and ends with 7.
 const containerScript = `
-trap 'trap "" TERM; echo bye; exit 7' TERM
+trap 'trap "" TERM; /viewed/busybox echo bye; exit 7' TERM
 echo up
 echo started >>/shared/starts
 while :; do sleep 3600 & wait; done

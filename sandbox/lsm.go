@@ -127,7 +127,7 @@ func relabel(mounts []*runtimeapi.Mount, hostPaths []string, context string) err
 		return nil
 	}
 	for i, m := range mounts {
-		if !m.GetSelinuxRelabel() {
+		if !m.GetSelinuxRelabel() || m.GetImage() != nil { // nobody changes an image
 			continue
 		}
 		if err := label.Relabel(hostPaths[i], context, false); err != nil {

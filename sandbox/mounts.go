@@ -23,14 +23,13 @@ func (p *Pod) checkMounts(mounts []*runtimeapi.Mount) error {
 		switch target := m.GetContainerPath(); {
 		case !path.IsAbs(target) || path.Clean(target) == "/" || strings.ContainsRune(target, 0) || slices.Contains(strings.Split(target, "/"), ".."):
 			return invalid(field+"container_path", "%q is not an absolute path below / without ..", target)
-		case m.GetImage() != nil:
-			return invalid(field+"image", "mounts of images are not supported")
-		case m.GetImageSubPath() != "":
-			return invalid(field+"image_sub_path", "mounts of images are not supported")
-		case !path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0):
+		case m.GetImage() == nil && (!path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0)):
 			return invalid(field+"host_path", "%q is not an absolute path", m.GetHostPath())
 		case propagations[m.GetPropagation()] == "":
 			return invalid(field+"propagation", "%d is not PRIVATE, HOST_TO_CONTAINER or BIDIRECTIONAL", m.GetPropagation())
+		}
+		if err := checkImageMount(field, m); err != nil {
+			return err
 		}
 		if err := p.checkRecursiveReadOnly(field, m); err != nil {
 			return err
@@ -41,7 +40,7 @@ func (p *Pod) checkMounts(mounts []*runtimeapi.Mount) error {
 			}
 		}
 	}
-	return nil
+	return checkViews(mounts)
 }
 
 func (p *Pod) checkRecursiveReadOnly(field string, m *runtimeapi.Mount) error {
@@ -67,10 +66,14 @@ var propagations = map[runtimeapi.MountPropagation]string{
 
 // hostPaths resolves the symlinks of the mounts' sources: the host's, since the
 // kubelet and not the image names them. A source must be there, and a mount that
-// takes part in others must be able to.
+// takes part in others must be able to. Mounts of images have none yet.
 func hostPaths(mounts []*runtimeapi.Mount) ([]string, error) {
 	var paths []string
 	for i, m := range mounts {
+		if m.GetImage() != nil {
+			paths = append(paths, "")
+			continue
+		}
 		field := fmt.Sprintf("mounts[%d].", i)
 		path, err := filepath.EvalSymlinks(m.GetHostPath())
 		if err != nil {
@@ -126,10 +129,12 @@ func configMounts(config *runtimeapi.ContainerConfig, hostPaths []string) []spec
 			Destination: path.Clean(m.GetContainerPath()),
 			Type:        "bind",
 			Source:      hostPaths[i],
-			UIDMappings: mappings(m.GetUidMappings()),
-			GIDMappings: mappings(m.GetGidMappings()),
 			Options:     append([]string{"rbind", propagations[m.GetPropagation()], access}, m.GetMountOptions()...),
 		})
+		if m.GetImage() == nil { // a view has the ids of the pod's user namespace already
+			last := &list[len(list)-1]
+			last.UIDMappings, last.GIDMappings = mappings(m.GetUidMappings()), mappings(m.GetGidMappings())
+		}
 	}
 	slices.SortStableFunc(list, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")

@@ -90,7 +90,10 @@ type Images interface {
 	// img it needs ID and Layers. It shows users, nil for the host's, the owners
 	// that the image names.
 	Root(ctx context.Context, id string, img *image.Image, users *image.Users) (*os.File, error)
-	// RemoveRoot deletes the writable layer; nil if there is none.
+	// View is img as a detached read-only mount for container id, which has a
+	// writable layer, and lasts as long as that. Otherwise it is as Root.
+	View(ctx context.Context, id string, img *image.Image, users *image.Users) (*os.File, error)
+	// RemoveRoot deletes the writable layer and the views; nil if there is none.
 	RemoveRoot(ctx context.Context, id string) error
 	// Roots lists the ids that have a writable layer.
 	Roots() ([]string, error)

@@ -52,6 +52,7 @@ type containerRecord struct {
 	StartedAt  time.Time
 	FinishedAt time.Time
 	Image      imageRecord
+	Mounted    map[int]imageRecord `json:",omitempty"` // by their index, the mounts of the config that are of images
 	User       specs.User
 	Resources  *resources  `json:",omitempty"` // what it may use; nil in records older than this field: what its config says
 	Undo       *oci.Limits `json:",omitempty"` // what an update under way has to put back if it does not succeed
@@ -65,12 +66,12 @@ type containerRecord struct {
 	StdinTaken bool // stdin_once: the one session has begun
 }
 
-// imageRecord is what a container keeps of its image, which may be removed from
+// imageRecord is what a container keeps of an image, which may be removed from
 // the store at any time.
 type imageRecord struct {
 	ID         digest.Digest
 	Layers     []digest.Digest
-	StopSignal string // from the image's config
+	StopSignal string `json:",omitempty"` // from the image's config
 }
 
 // Step is one step of an operation and how long it took.

@@ -10,7 +10,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
-	"berth/image"
 	"berth/oci"
 )
 
@@ -99,19 +98,16 @@ func (c *Container) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := oci.Start{Container: c.oci(), Spec: spec, Stdin: c.config.GetStdin(), Target: target}
+	fs, err := c.mount(ctx, &w, rec.Image, rec.Mounted)
+	if err != nil {
+		return err
+	}
+	s := oci.Start{Container: c.oci(), Spec: spec, Root: fs.root, Views: fs.views, Stdin: c.config.GetStdin(), Target: target}
 	defer func() {
-		if err := closeFiles(s.Root, s.Log); err != nil { // the runtime has its own
+		if err := errors.Join(fs.close(), closeFiles(s.Log)); err != nil { // the runtime has its own
 			klog.ErrorS(err, "Closing what a start was given", "container", c.id)
 		}
 	}()
-	err = w.effect(ctx, "images.Root", func() (err error) {
-		s.Root, err = ps.Images.Root(ctx, c.id, &image.Image{ID: rec.Image.ID, Layers: rec.Image.Layers}, c.pod.rootUsers())
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("mount root: %w", err)
-	}
 	err = w.effect(ctx, "log", func() (err error) {
 		s.Log, err = c.openLog()
 		return err

@@ -104,7 +104,7 @@ func (c *Container) Status() *runtimeapi.ContainerStatus {
 		Message:     rec.Message,
 		Labels:      c.config.GetLabels(),
 		Annotations: c.config.GetAnnotations(),
-		Mounts:      c.config.GetMounts(),
+		Mounts:      c.mounts(rec),
 		LogPath:     c.logPath(),
 		Resources:   &runtimeapi.ContainerResources{Linux: c.resources(rec)},
 		User: &runtimeapi.ContainerUser{Linux: &runtimeapi.LinuxContainerUser{

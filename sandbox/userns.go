@@ -129,7 +129,7 @@ func (p *Pod) checkMountMappings(mounts []*runtimeapi.Mount) error {
 				return invalid(of.field, "are not the mappings of the pod's user namespace")
 			}
 		}
-		if len(m.GetMountOptions()) > 0 && !p.runtime().Features().MappedMountOptions {
+		if len(m.GetMountOptions()) > 0 && m.GetImage() == nil && !p.runtime().Features().MappedMountOptions {
 			return invalid(field+"mount_options", "the OCI runtime of this node leaves them out where ids are mapped; newer ones do not")
 		}
 	}

@@ -186,7 +186,7 @@ func TestValidateContainer(t *testing.T) {
 		{"mounts[0].container_path", with(func(m *mount) { m.ContainerPath = "/" })},
 		{"mounts[0].container_path", with(func(m *mount) { m.ContainerPath = "/a/../../x" })},
 		{"mounts[0].host_path", with(func(m *mount) { m.HostPath = "" })},
-		{"mounts[0].image", with(func(m *mount) { m.Image = &runtimeapi.ImageSpec{} })},
+		{"mounts[0].image.image", with(func(m *mount) { m.Image = &runtimeapi.ImageSpec{} })},
 		{"mounts[0].image_sub_path", with(func(m *mount) { m.ImageSubPath = "x" })},
 		{"", with(func(m *mount) { m.SelinuxRelabel = true })}, // the kubelet asks for it on every node
 		{"mounts[0].uidMappings", with(func(m *mount) { m.UidMappings = []*runtimeapi.IDMapping{{}} })},

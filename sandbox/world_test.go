@@ -33,6 +33,7 @@ type world struct {
 	attached map[string]bool  // have an address
 	procs    map[string]*proc // were started and not removed
 	roots    map[string]bool  // have a writable layer
+	views    map[string]bool  // "<container>/<image>", for containers that have a writable layer
 	deaf     bool             // processes ignore their stop signal
 	stubborn bool             // logs are not reopened
 	scarce   bool             // of two limits the second is not taken
@@ -76,6 +77,7 @@ func newWorld(dir string) (*world, error) {
 		attached: map[string]bool{},
 		procs:    map[string]*proc{},
 		roots:    map[string]bool{},
+		views:    map[string]bool{},
 		images:   map[string]*image.Image{},
 	}
 	w.images["busybox"] = &image.Image{
@@ -83,6 +85,7 @@ func newWorld(dir string) (*world, error) {
 		Layers: []digest.Digest{digest.FromString("layer")},
 		Config: ocispec.Image{Config: ocispec.ImageConfig{Cmd: []string{"sh"}, StopSignal: "SIGQUIT"}},
 	}
+	w.images["data"] = &image.Image{ID: digest.FromString("data"), Layers: []digest.Digest{digest.FromString("data layer")}}
 	return w, nil
 }
 
@@ -111,6 +114,11 @@ func (w *world) Start(ctx context.Context, s oci.Start) (int, error) {
 	}
 	if !w.roots[s.ID] {
 		return 0, fmt.Errorf("start without a root")
+	}
+	for view := range w.views {
+		if id, name, _ := strings.Cut(view, "/"); id == s.ID && s.Views[name] == nil {
+			return 0, fmt.Errorf("start without the view %s", name)
+		}
 	}
 	w.starts++
 	w.procs[s.ID] = &proc{pid: 1000 + w.starts, may: kernelLimits(s.Spec.Linux.Resources), done: make(chan struct{})}
@@ -397,7 +405,18 @@ func (s store) RemoveRoot(ctx context.Context, id string) error {
 		return fmt.Errorf("its process still holds it")
 	}
 	delete(s.roots, id)
+	maps.DeleteFunc(s.views, func(view string, _ bool) bool { return strings.HasPrefix(view, id+"/") })
 	return nil
+}
+
+func (s store) View(ctx context.Context, id string, img *image.Image, users *image.Users) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.roots[id] || len(img.Layers) == 0 {
+		return nil, fmt.Errorf("view of %v for %s", img, id)
+	}
+	s.views[id+"/"+img.ID.Encoded()] = true
+	return os.Open(s.rootFS)
 }
 
 func (s store) RootUsage(id string) image.Usage {
