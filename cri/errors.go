@@ -23,6 +23,9 @@ var errorTable = []struct {
 	code   codes.Code
 	prefix string // put before the error's text
 }{
+	{sandbox.ErrPreempted, codes.Aborted, ""},
+	{sandbox.ErrClosed, codes.Unavailable, ""},
+	{sandbox.ErrImageMount, codes.Unknown, "ImageVolumeMountFailed: "},
 	// Before the context errors: a registry that does not answer often ends in
 	// one, but not of the caller's context.
 	{image.ErrRegistryUnavailable, codes.Unknown, "RegistryUnavailable: "},
@@ -34,8 +37,6 @@ var errorTable = []struct {
 	{sandbox.ErrNotReady, codes.FailedPrecondition, ""},
 	{sandbox.ErrNotRunning, codes.FailedPrecondition, ""},
 	{sandbox.ErrIllegal, codes.FailedPrecondition, ""},
-	{sandbox.ErrPreempted, codes.Aborted, ""},
-	{sandbox.ErrClosed, codes.Unavailable, ""},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, ""},
 	{context.Canceled, codes.Canceled, ""},
 }
