@@ -119,7 +119,6 @@ func TestInvalidMounts(t *testing.T) {
 			"needs readonly":                  {HostPath: alone, ContainerPath: "/a", RecursiveReadOnly: true},
 			"needs PROPAGATION_PRIVATE":       {HostPath: alone, ContainerPath: "/a", RecursiveReadOnly: true, Readonly: true, Propagation: hostToContainer},
 			"mounts[0].mount_options":         {HostPath: alone, ContainerPath: "/a", MountOptions: []string{"noexec", "dev"}},
-			"mounts[0].image":                 {Image: &runtimeapi.ImageSpec{Image: n.busybox}, ContainerPath: "/a"},
 		} {
 			config := n.shell("bad", "true")
 			mounting(m)(config)

@@ -70,17 +70,28 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 // reference by digest.
 func (r *Registry) Push(t testing.TB, repository string, layer []byte, config ocispec.ImageConfig, tags ...string) (byDigest string) {
 	t.Helper()
+	return r.PushLayers(t, repository, [][]byte{layer}, config, tags...)
+}
+
+// PushLayers is Push of any number of layers, base first.
+func (r *Registry) PushLayers(t testing.TB, repository string, layers [][]byte, config ocispec.ImageConfig, tags ...string) (byDigest string) {
+	t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := r.blobLocked(repository, layerType, layer)
+	var diffIDs []digest.Digest
+	var blobs []ocispec.Descriptor
+	for _, layer := range layers {
+		l := r.blobLocked(repository, layerType, layer)
+		diffIDs, blobs = append(diffIDs, l.Digest), append(blobs, l)
+	}
 	c := r.blobLocked(repository, ocispec.MediaTypeImageConfig, encode(t, ocispec.Image{
 		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH},
 		Config:   config,
-		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{l.Digest}},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: diffIDs},
 	}))
 	manifest := r.blobLocked(repository, ocispec.MediaTypeImageManifest, encode(t, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: c, Layers: []ocispec.Descriptor{l},
+		Config: c, Layers: blobs,
 	}))
 	for _, name := range append(tags, manifest.Digest.String()) {
 		r.content["/v2/"+repository+"/manifests/"+name] = manifest
