@@ -31,9 +31,13 @@ func TestErrorTable(t *testing.T) {
 		{"daemon stops", sandbox.ErrClosed, codes.Unavailable, sandbox.ErrClosed.Error()},
 		{"an inner deadline", fmt.Errorf("cni add: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "cni add: context deadline exceeded"},
 		{"anything else", errors.New("runc: no such file"), codes.Unknown, "runc: no such file"},
+		{"pre-empted in a mount", fmt.Errorf("%w: %w: %w", sandbox.ErrPreempted, sandbox.ErrImageMount, context.Canceled), codes.Aborted,
+			"pre-empted by a stop or remove: image cannot be mounted: context canceled"},
 		{"a status", status.Error(codes.DataLoss, "gone"), codes.DataLoss, "gone"},
 
-		// The kubelet knows this one by how its text begins, and only with Unknown.
+		// The kubelet knows these by how their text begins, and only with Unknown.
+		{"image volume", fmt.Errorf("create x: %w: %w", sandbox.ErrImageMount, image.ErrNotFound), codes.Unknown,
+			"ImageVolumeMountFailed: create x: image cannot be mounted: image not found"},
 		{"registry down", fmt.Errorf("pull x: %w", image.ErrRegistryUnavailable), codes.Unknown, "RegistryUnavailable: pull x: registry is unavailable"},
 		{"registry slow", fmt.Errorf("%w: %w", image.ErrRegistryUnavailable, context.DeadlineExceeded), codes.Unknown,
 			"RegistryUnavailable: registry is unavailable: context deadline exceeded"},

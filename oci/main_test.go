@@ -261,7 +261,8 @@ type container struct {
 	stdin   bool
 	log     string
 	target  *Container
-	mapRoot string // pinned user namespace whose ids the root has; empty: the host's
+	views   map[string]string // by name: the directory that it shows
+	mapRoot string            // pinned user namespace whose ids the root has; empty: the host's
 }
 
 // container makes one that runs a shell script; it is removed at the test's
@@ -343,7 +344,16 @@ func (c *container) startFrom(root string) (int, error) {
 			return 0, err
 		}
 	}
-	return c.Runtime.Start(c.ctx, Start{Container: c.Container, Spec: c.spec, Root: detached, Log: log, Stdin: c.stdin, Target: c.target})
+	s := Start{Container: c.Container, Spec: c.spec, Root: detached, Log: log, Stdin: c.stdin, Target: c.target, Views: map[string]*os.File{}}
+	for name, dir := range c.views {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return 0, err
+		}
+		s.Views[name] = os.NewFile(uintptr(fd), dir)
+		defer s.Views[name].Close()
+	}
+	return c.Runtime.Start(c.ctx, s)
 }
 
 func (c *container) openLog() *os.File {

@@ -21,6 +21,7 @@ const (
 
 func TestCheckMounts(t *testing.T) {
 	able := &world{features: oci.Features{RecursiveReadOnly: true}}
+	data := &runtimeapi.ImageSpec{Image: "data"}
 	for i, tt := range []struct {
 		field   string
 		runtime *world
@@ -44,10 +45,24 @@ func TestCheckMounts(t *testing.T) {
 		{"mount_options", able, &mount{MountOptions: []string{""}}},
 		{"mount_options", able, &mount{MountOptions: []string{"noexec,suid"}}},
 		{"mount_options", able, &mount{MountOptions: []string{"upperdir=/etc"}}},
+		{"", able, &mount{Image: data, Readonly: true}},
+		{"", able, &mount{Image: data, Readonly: true, ImageSubPath: "./a//b/..c/", MountOptions: []string{"noexec"}}},
+		{"", able, &mount{Image: data, Readonly: true, RecursiveReadOnly: true}},
+		{"recursive_read_only", &world{}, &mount{Image: data, Readonly: true, RecursiveReadOnly: true}},
+		{"readonly", able, &mount{Image: data}},
+		{"host_path", able, &mount{Image: data, Readonly: true, HostPath: "/y"}},
+		{"propagation", able, &mount{Image: data, Readonly: true, Propagation: hostToContainer}},
+		{"propagation", able, &mount{Image: data, Readonly: true, Propagation: 3}},
+		{"image.image", able, &mount{Image: &runtimeapi.ImageSpec{UserSpecifiedImage: "data"}, Readonly: true}},
+		{"image_sub_path", able, &mount{Image: data, Readonly: true, ImageSubPath: "/a"}},
+		{"image_sub_path", able, &mount{Image: data, Readonly: true, ImageSubPath: "a/.."}},
+		{"image_sub_path", able, &mount{Image: data, Readonly: true, ImageSubPath: "a\x00"}},
+		{"image_sub_path", able, &mount{ImageSubPath: "a"}},
+		{"mount_options", able, &mount{Image: data, Readonly: true, MountOptions: []string{"exec"}}},
 	} {
 		ps := testPods()
 		ps.Runtimes["runc"] = tt.runtime
-		if tt.m.HostPath == "" {
+		if tt.m.HostPath == "" && tt.m.Image == nil {
 			tt.m.HostPath = "/y"
 		}
 		if tt.m.ContainerPath == "" {
@@ -105,8 +120,8 @@ func TestHostPaths(t *testing.T) {
 	if err := os.Symlink("real", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	got, err := hostPaths([]*mount{{HostPath: filepath.Join(dir, "link", "file")}})
-	if err != nil || got[0] != filepath.Join(dir, "real", "file") {
+	got, err := hostPaths([]*mount{{Image: &runtimeapi.ImageSpec{}}, {HostPath: filepath.Join(dir, "link", "file")}})
+	if err != nil || !slices.Equal(got, []string{"", filepath.Join(dir, "real", "file")}) {
 		t.Errorf("%v, %v", got, err)
 	}
 	_, err = hostPaths([]*mount{{HostPath: dir}, {HostPath: filepath.Join(dir, "missing")}})

@@ -2,10 +2,13 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"berth/oci"
 )
 
 // The shortest names for what the tables below are made of.
@@ -188,6 +191,16 @@ func TestValidateContainer(t *testing.T) {
 		{"mounts[0].host_path", with(func(m *mount) { m.HostPath = "" })},
 		{"mounts[0].image.image", with(func(m *mount) { m.Image = &runtimeapi.ImageSpec{} })},
 		{"mounts[0].image_sub_path", with(func(m *mount) { m.ImageSubPath = "x" })},
+		{"mounts", func(c *ctrC) {
+			for i := range oci.MaxViews + 1 {
+				c.Mounts = append(c.Mounts, &mount{ContainerPath: "/x", Readonly: true, Image: &runtimeapi.ImageSpec{Image: fmt.Sprint(i)}})
+			}
+		}},
+		{"", func(c *ctrC) {
+			for range oci.MaxViews + 1 {
+				c.Mounts = append(c.Mounts, &mount{ContainerPath: "/x", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "one"}})
+			}
+		}},
 		{"", with(func(m *mount) { m.SelinuxRelabel = true })}, // the kubelet asks for it on every node
 		{"mounts[0].uidMappings", with(func(m *mount) { m.UidMappings = []*runtimeapi.IDMapping{{}} })},
 		{"mounts[0].gidMappings", with(func(m *mount) { m.GidMappings = []*runtimeapi.IDMapping{{}} })},
