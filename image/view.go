@@ -44,16 +44,14 @@ func (s *Store) view(ctx context.Context, id string, img *Image, users *Users) (
 		return nil, err
 	}
 	defer unlock()
-	release, err := s.holdFor(id, img)
-	if err != nil {
+	if err := s.holdFor(id, img); err != nil {
 		return nil, err
 	}
 	layers, err := s.rootLayers(ctx, img)
-	if err == nil {
-		err = s.makeView(id, img, layers, users)
-	}
 	if err != nil {
-		release()
+		return nil, err
+	}
+	if err := s.makeView(id, img, layers, users); err != nil {
 		return nil, s.spaceError(err, 0)
 	}
 	o := overlay(s.viewPath(id, img.ID), layers, users)
@@ -65,28 +63,23 @@ func (s *Store) viewPath(id string, img digest.Digest) string {
 	return s.path(containersDir, id, viewsDir, img.Encoded())
 }
 
-// holdFor adds the layers of img to what a container claims. release takes back
-// what was added.
-func (s *Store) holdFor(id string, img *Image) (release func(), err error) {
+// holdFor adds the layers of img to what a container claims, until RemoveRoot,
+// whatever becomes of the view.
+func (s *Store) holdFor(id string, img *Image) error {
 	s.mu.Lock()
 	before, there := s.roots[id]
 	s.mu.Unlock()
 	if !there {
-		return nil, fmt.Errorf("container %q has no writable layer", id)
+		return fmt.Errorf("container %q has no writable layer", id)
 	}
 	more := newClaim(slices.DeleteFunc(slices.Clone(img.Layers), func(d digest.Digest) bool { return slices.Contains(before.layers, d) }))
 	if err := s.holdPresent(more); err != nil {
-		return nil, err
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.roots[id] = claim{layers: slices.Concat(before.layers, more.layers)}
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.roots[id] = before
-		s.releaseLocked(more)
-	}, nil
+	return nil
 }
 
 // makeView makes the directories of a view unless they are there. The uppermost

@@ -138,6 +138,17 @@ func TestViewKeepsLayers(t *testing.T) {
 	f.image("b", "v1", spec{layers: [][]byte{shared, files("f", "viewed"), files("dir/g", "g")}})
 	own, viewed := pull(t, s, f.host()+"/a:v1"), pull(t, s, f.host()+"/b:v1")
 	check(unix.Unmount(newRoot(t, s, "c", own), 0))
+	check(unix.Unmount(newView(t, s, "c", viewed), 0))
+	remove(t, s, f.host()+"/b:v1")
+	s.check(t)
+	removeRoot(t, s, "c")
+	s.check(t)
+	if s.has(viewed.Layers[1]) || !s.has(own.Layers[0]) {
+		t.Error("with the container, its view's layers and no others go")
+	}
+
+	pull(t, s, f.host()+"/b:v1")
+	check(unix.Unmount(newRoot(t, s, "c", own), 0))
 	view := newView(t, s, "c", viewed)
 	remove(t, s, f.host()+"/a:v1")
 	remove(t, s, f.host()+"/b:v1")
@@ -183,7 +194,7 @@ func TestViewRefuses(t *testing.T) {
 		t.Errorf("view of a removed image: %v", err)
 	}
 
-	// A layer that turns out to be damaged: what was claimed is given back.
+	// A layer that turns out to be damaged.
 	pull(t, s, f.host()+"/b:v1")
 	s.work.Wait()
 	check(os.RemoveAll(s.treePath(b.Layers[1])))
