@@ -1,6 +1,7 @@
 # make quickstart   shows Berth at work on this machine
 # make test         passes every test
 # make test-node    passes those with a real kubelet, which takes minutes to build
+# make bench-pods   compares Berth with containerd; BENCH='-h' lists options
 # All need Debian, Go and root, and install what else is missing: hack/setup.sh.
 
 PREFIX ?= /usr/local
@@ -12,7 +13,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # Test binaries play many short programs; each would sleep a second at its end.
 export GORACE := atexit_sleep_ms=0
 
-.PHONY: build quickstart test test-node lint vuln install clean
+.PHONY: build quickstart test test-node bench-pods lint vuln install clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ ./cmd/...
@@ -25,16 +26,25 @@ quickstart: build
 test: build
 	hack/setup.sh test
 	go test -count=1 -p 1 -timeout 15m $(RACE) ./...
+	go test -C hack/bench -count=1 .
 
 # The kubelet changes sysctls, mounts and the network: not those of the machine.
 test-node: build
 	hack/setup.sh node
 	REQUIRE_ROOT=1 go test -count=1 -v -tags=node -timeout 30m $(RACE) -exec='unshare --mount --net' ./test/node
 
+# Measures on a machine that does nothing else: docs/performance.md.
+bench-pods: build
+	hack/setup.sh bench
+	CGO_ENABLED=0 go build -C hack/bench -o ../../build/tools/bench .
+	build/tools/bench $(BENCH)
+
 lint:
 	hack/setup.sh lint
 	build/tools/golangci-lint run ./...
+	cd hack/bench && ../../build/tools/golangci-lint run ./...
 	go mod tidy -diff
+	go mod tidy -C hack/bench -diff
 
 # Asks vuln.go.dev.
 vuln:

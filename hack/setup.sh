@@ -5,6 +5,7 @@
 #   hack/setup.sh demo   and what the quick start shows them with: a registry and an image
 #   hack/setup.sh test   and what the tests need besides: strace, and the cgroup hierarchies that crun insists on
 #   hack/setup.sh node   and what the tests with a real kubelet need: the kubelet, minutes of building
+#   hack/setup.sh bench  and what Berth is compared with: containerd, minutes of building
 #   hack/setup.sh lint   the linters alone; needs no root
 #
 # It does only what is not done yet: a second run takes a second. The programs
@@ -79,6 +80,18 @@ kubelet() {
 		-ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$version"
 }
 
+# containerd is built with the flags of its own releases; the pause image of a
+# release is a static C program like ours.
+containerd() {
+	local version flags
+	version=$(cd hack/tools/containerd && go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)
+	flags="-s -w -X github.com/containerd/containerd/v2/version.Version=$version"
+	CGO_ENABLED=0 build containerd "$tools" containerd . -tags=urfave_cli_no_docs -ldflags="$flags"
+	CGO_ENABLED=0 build containerd "$tools" containerd-shim-runc-v2 \
+		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 -tags=urfave_cli_no_docs,no_grpc -ldflags="$flags"
+	[ "$tools/pause" -nt hack/tools/pause/pause.c ] || cc -static -Os -s -o "$tools/pause" hack/tools/pause/pause.c
+}
+
 lint() {
 	CGO_ENABLED=0 build lint "$tools" golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 }
@@ -88,6 +101,7 @@ run) run ;;
 demo) run; demo ;;
 test) run; demo; debs strace; legacy_controllers ;;
 node) run; demo; legacy_controllers; kubelet ;;
+bench) run; demo; legacy_controllers; containerd ;;
 lint) lint ;;
 *)
 	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2

@@ -6,4 +6,8 @@
 // The image has every applet as a link in /bin, a user "nobody", a page in /www,
 // and serves that page on port 80 when it is given no other command. The same
 // busybox gives the same digests.
+//
+//	mkimage -program FILE HOST:PORT/NAME:TAG
+//
+// makes an image of one static program, which it executes.
 package main

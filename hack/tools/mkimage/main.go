@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -29,12 +30,24 @@ func main() {
 	log.SetFlags(0)
 	log.SetPrefix("mkimage: ")
 	busybox := flag.String("busybox", "/bin/busybox", "static busybox `FILE`")
+	program := flag.String("program", "", "static `FILE` that is all of the image, instead of a busybox")
 	flag.Parse()
 	reference := regexp.MustCompile(`^([^/]+)/(.+):([^:/]+)$`).FindStringSubmatch(flag.Arg(0))
 	if reference == nil {
 		log.Fatalf("%q is not HOST:PORT/NAME:TAG", flag.Arg(0))
 	}
-	digest, err := push(registry{host: reference[1], name: reference[2]}, reference[3], *busybox)
+	var layer []byte
+	var command []string
+	var err error
+	if *program != "" {
+		layer, command, err = programLayer(*program)
+	} else {
+		layer, command, err = busyboxLayer(*busybox)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	digest, err := push(registry{host: reference[1], name: reference[2]}, reference[3], layer, command)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -42,11 +55,7 @@ func main() {
 }
 
 // push makes the image and returns the digest of its manifest.
-func push(r registry, tag, busybox string) (string, error) {
-	layer, err := layer(busybox)
-	if err != nil {
-		return "", err
-	}
+func push(r registry, tag string, layer []byte, command []string) (string, error) {
 	blob, err := compress(layer)
 	if err != nil {
 		return "", err
@@ -56,7 +65,7 @@ func push(r registry, tag, busybox string) (string, error) {
 		"os":           "linux",
 		"config": map[string]any{
 			"Env": []string{"PATH=/bin"},
-			"Cmd": []string{"httpd", "-f", "-p", "80", "-h", "/www"},
+			"Cmd": command,
 		},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layer)}},
 	})
@@ -80,15 +89,28 @@ func push(r registry, tag, busybox string) (string, error) {
 	return digest(manifest), r.pushManifest(tag, manifest)
 }
 
-// layer is the image's only layer, a tar.
-func layer(busybox string) ([]byte, error) {
+// programLayer is an image's only layer, a tar, and what the image executes.
+func programLayer(path string) (layer []byte, command []string, err error) {
+	program, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	var buf bytes.Buffer
+	t := tarball{w: tar.NewWriter(&buf)}
+	t.file(filepath.Base(path), 0o755, program)
+	err = t.close()
+	return buf.Bytes(), []string{"/" + filepath.Base(path)}, err
+}
+
+// busyboxLayer is the same for an image of all of busybox.
+func busyboxLayer(busybox string) (layer []byte, command []string, err error) {
 	program, err := os.ReadFile(busybox)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	applets, err := exec.Command(busybox, "--list").Output()
 	if err != nil {
-		return nil, fmt.Errorf("list applets of %s: %w", busybox, err)
+		return nil, nil, fmt.Errorf("list applets of %s: %w", busybox, err)
 	}
 	var buf bytes.Buffer
 	t := tarball{w: tar.NewWriter(&buf)}
@@ -105,10 +127,8 @@ func layer(busybox string) ([]byte, error) {
 	t.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"))
 	t.file("etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\n"))
 	t.file("www/index.html", 0o644, []byte("Hello from a pod.\n"))
-	if t.err == nil {
-		t.err = t.w.Close()
-	}
-	return buf.Bytes(), t.err
+	err = t.close()
+	return buf.Bytes(), []string{"httpd", "-f", "-p", "80", "-h", "/www"}, err
 }
 
 // tarball keeps the first error. Its entries belong to root and have no time.
@@ -125,6 +145,13 @@ func (t *tarball) add(h tar.Header, content []byte) {
 	if t.err = t.w.WriteHeader(&h); t.err == nil {
 		_, t.err = t.w.Write(content)
 	}
+}
+
+func (t *tarball) close() error {
+	if t.err == nil {
+		t.err = t.w.Close()
+	}
+	return t.err
 }
 
 func (t *tarball) dir(name string, mode int64) {
