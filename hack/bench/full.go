@@ -71,11 +71,20 @@ func (n *fullNode) end(ctx context.Context, pods []*pod) (time.Duration, error) 
 }
 
 func (n *fullNode) fill(ctx context.Context) error {
+	before, err := cpuOfRun()
+	if err != nil {
+		return err
+	}
 	took, err := n.start(ctx)
 	if err != nil {
 		return err
 	}
+	after, err := cpuOfRun()
+	if err != nil {
+		return err
+	}
 	n.add("started at once", "s", target{ratioAtMost, 0.5}, took.Seconds())
+	n.add("CPU of everything per pod started", "ms", none, milliseconds(after-before)/float64(n.pods()))
 	return nil
 }
 
@@ -196,10 +205,19 @@ func (n *fullNode) restart(ctx context.Context) error {
 }
 
 func (n *fullNode) drain(ctx context.Context) error {
+	before, err := cpuOfRun()
+	if err != nil {
+		return err
+	}
 	took, err := n.end(ctx, n.all)
 	if err != nil {
 		return err
 	}
+	after, err := cpuOfRun()
+	if err != nil {
+		return err
+	}
 	n.add("removed at once", "s", none, took.Seconds())
+	n.add("CPU of everything per pod removed", "ms", none, milliseconds(after-before)/float64(n.pods()))
 	return nil
 }

@@ -113,3 +113,44 @@ func cpuDuring(do func() error, programs ...string) (time.Duration, error) {
 	}
 	return sum, nil
 }
+
+// cpuOfRun is the CPU time of everything that the run has started and of its
+// containers, without our own: also of what ran for a moment only.
+func cpuOfRun() (time.Duration, error) {
+	all, err := cpuOfCgroup()
+	if err != nil {
+		return 0, err
+	}
+	var own unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &own); err != nil {
+		return 0, err
+	}
+	return all - time.Duration(own.Utime.Nano()+own.Stime.Nano()), nil
+}
+
+// cpuOfCgroup is that of the cgroup that is shown as the root.
+func cpuOfCgroup() (time.Duration, error) {
+	hierarchies, err := cgroupMounts()
+	if err != nil {
+		return 0, err
+	}
+	for _, h := range hierarchies {
+		if text, err := os.ReadFile(filepath.Join(h.point, "cpuacct.usage")); err == nil {
+			ns, err := strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64)
+			return time.Duration(ns), err
+		}
+	}
+	for _, h := range hierarchies {
+		text, err := os.ReadFile(filepath.Join(h.point, "cpu.stat"))
+		if err != nil {
+			continue
+		}
+		for line := range bytes.Lines(text) {
+			if value, ok := bytes.CutPrefix(line, []byte("usage_usec ")); ok {
+				us, err := strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64)
+				return time.Duration(us) * time.Microsecond, err
+			}
+		}
+	}
+	return 0, errors.New("no cgroup tells its CPU time")
+}
