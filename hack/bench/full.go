@@ -162,7 +162,7 @@ func (n *fullNode) ask(ctx context.Context) error {
 		}},
 	}
 	for _, q := range questions {
-		for i := range max(n.n, len(n.all)) {
+		for i := range n.n {
 			begin := time.Now()
 			answers, err := q.ask(n.all[i%len(n.all)])
 			took := time.Since(begin)

@@ -32,7 +32,7 @@ func parseOptions() (options, error) {
 	only := flag.String("only", strings.Join(names(), ","), "what to measure")
 	flag.IntVar(&o.n, "n", 50, "pods that are started and removed one by one, for each side and network")
 	flag.IntVar(&o.pods, "pods", 100, "pods of a full node")
-	flag.IntVar(&o.rounds, "rounds", 3, "how often all else is measured, for each side")
+	flag.IntVar(&o.rounds, "rounds", 2, "how often all else is measured, for each side")
 	flag.IntVar(&o.output, "output", 500, "output of a container, in MB")
 	flag.StringVar(&o.bin, "bin", "bin", "`directory` of Berth's programs")
 	flag.StringVar(&o.tools, "tools", "build/tools", "`directory` of containerd's programs and the registry")
