@@ -20,7 +20,7 @@ func containerd(o options, oci, dir, pause string) (*side, error) {
 		return nil, err
 	}
 	config := filepath.Join(s.dir, "config.toml")
-	if err := write(config, fmt.Sprintf(`version = 3
+	if err := write(config, fmt.Sprintf(`version = 4
 root = %q
 state = "/run/containerd"
 disabled_plugins = ["io.containerd.internal.v1.opt"]
