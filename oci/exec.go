@@ -22,7 +22,8 @@ import (
 const execTimeout = 10 * time.Second
 
 // Exec runs a process in the container and returns its exit code: 0–255, 128+n
-// for a death by signal n. It returns when the process has ended and what it
+// for a death by signal n. What the OCI runtime says when it cannot start it is the
+// error and no output. Exec returns when the process has ended and what it
 // wrote until then is in Stdout and Stderr; a process that it has left behind
 // with its streams is not waited for. When ctx ends first, the process and its
 // descendants are killed and the error is ctx's. ErrNotRunning.
@@ -92,7 +93,7 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	}
 	starting, cancel := afterwards(ctx, startGrace)
 	defer cancel()
-	pid, err := r.command(starting, &run, streams.theirs...)
+	pid, err := r.command(starting, &run, streams.messages, streams.theirs...)
 	if err != nil {
 		return 0, errors.Join(ctx.Err(), err)
 	}

@@ -82,7 +82,7 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 		mounts = append(mounts, view)
 	}
 	if s.Target == nil {
-		return r.command(ctx, &run, mounts...)
+		return r.command(ctx, &run, nil, mounts...)
 	}
 	pidns, err := r.openPIDNS(ctx, *s.Target)
 	if err != nil {
@@ -90,7 +90,7 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	}
 	defer pidns.Close()
 	run.PIDNS = s.PIDNS()
-	return r.command(ctx, &run, append(mounts, pidns)...)
+	return r.command(ctx, &run, nil, append(mounts, pidns)...)
 }
 
 // openPIDNS opens the pid namespace of a running container. Its process is
@@ -119,8 +119,9 @@ func (r *Runtime) argv(dir string, args ...string) []string {
 }
 
 // command lets the runner execute a runtime command that starts a process, and
-// takes over what the keeper then holds of it.
-func (r *Runtime) command(ctx context.Context, run *runner.Run, files ...*os.File) (pid int, err error) {
+// takes over what the keeper then holds of it. stderr returns what a runtime that
+// failed has written there, unless the runner knows that (nil).
+func (r *Runtime) command(ctx context.Context, run *runner.Run, stderr func() string, files ...*os.File) (pid int, err error) {
 	if err := os.MkdirAll(r.Root(), 0o700); err != nil {
 		return 0, err
 	}
@@ -134,6 +135,9 @@ func (r *Runtime) command(ctx context.Context, run *runner.Run, files ...*os.Fil
 			return 0, err
 		}
 		if ran.Status != "" || ran.Pid == 0 {
+			if stderr != nil {
+				ran.Stderr = stderr()
+			}
 			return 0, r.failure(run.Dir, ran)
 		}
 		if err := r.Keeper.Refresh(ctx, run.ID); err != nil {

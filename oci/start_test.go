@@ -43,6 +43,42 @@ func TestExec(t *testing.T) {
 	})
 }
 
+// Guards against a runtime's message that comes twice: as the error, and as
+// output of a command that never ran.
+func TestExecThatCannotStart(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, n *node, r *Runtime) {
+		c := n.container(r, sleeping)
+		c.start()
+		for _, terminal := range []bool{false, true} {
+			p := c.process("", terminal)
+			p.Args = []string{"nonesuch"}
+			var out, errs strings.Builder
+			_, err := r.Exec(n.ctx, Exec{Container: c.Container, Process: p, Stdout: &out, Stderr: &errs})
+			if err == nil || strings.Count(err.Error(), "nonesuch") != 1 || strings.Contains(err.Error(), "\n") {
+				t.Errorf("terminal %v: error %q, want one line that names the command once", terminal, err)
+			}
+			if out.Len() > 0 || errs.Len() > 0 {
+				t.Errorf("terminal %v: output %q, %q of a command that did not run", terminal, out.String(), errs.String())
+			}
+		}
+	})
+}
+
+// A runtime that has no word for its log may have one on stderr.
+func TestExecOfARuntimeWithoutALog(t *testing.T) {
+	n := newNode(t)
+	r := n.runtime("runc")
+	c := n.container(r, sleeping)
+	c.start()
+	silent, _ := n.script("echo the last words >&2; exit 1\n")
+	silent.Name = r.Name
+	var errs strings.Builder
+	_, err := silent.Exec(n.ctx, Exec{Container: c.Container, Process: c.process("true", false), Stderr: &errs})
+	if err == nil || !strings.Contains(err.Error(), "the last words") || errs.Len() > 0 {
+		t.Errorf("error %v, stderr %q", err, errs.String())
+	}
+}
+
 // Guards against a start that hangs, or leaves something, when the runtime was
 // uninstalled under a running daemon.
 func TestStartWithoutItsRuntime(t *testing.T) {

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -17,12 +18,20 @@ type streams struct {
 	exec    Exec
 	theirs  []*os.File // stdin, stdout and stderr as the runtime command gets them
 	console *console   // of the terminal; nil: pipes
+	outputs []output   // stdout and stderr of pipes
 
 	stdin *os.File // what Exec.Stdin is copied to; nil: nothing is
 	// closed when the process has ended: what its streams hold then is all that
 	// is waited for
 	ended  chan struct{}
 	copies sync.WaitGroup
+}
+
+// output is a pipe from the process. Until that is started, what is in it is the
+// runtime's.
+type output struct {
+	from *os.File
+	to   io.Writer
 }
 
 // openStreams makes what the process of an exec starts with. The caller calls
@@ -51,10 +60,7 @@ func (r *Runtime) openStreams(e Exec, id string) (_ *streams, err error) {
 			return s, err
 		}
 		s.theirs = append(s.theirs, theirs)
-		s.copies.Go(func() {
-			defer ours.Close()
-			copyUntil(w, ours, s.ended)
-		})
+		s.outputs = append(s.outputs, output{ours, w})
 		// As for FIFOs; in a user namespace a runtime cannot do it.
 		if err := theirs.Chown(uid, gid); err != nil {
 			return s, err
@@ -83,6 +89,13 @@ func (r *Runtime) openStreams(e Exec, id string) (_ *streams, err error) {
 // is the process's now, and what it has made is ours.
 func (s *streams) started() error {
 	s.closeTheirs()
+	for _, o := range s.outputs {
+		s.copies.Go(func() {
+			defer o.from.Close()
+			copyUntil(o.to, o.from, s.ended)
+		})
+	}
+	s.outputs = nil
 	if s.console == nil {
 		return nil
 	}
@@ -107,11 +120,30 @@ func (s *streams) started() error {
 	return nil
 }
 
+// maxMessages is how much of a failed runtime's stderr is reported, in bytes.
+const maxMessages = 4 << 10
+
+// messages returns what a runtime that failed has written to stderr. A terminal's
+// has nowhere to write to.
+func (s *streams) messages() string {
+	if len(s.outputs) == 0 {
+		return ""
+	}
+	stderr := s.outputs[len(s.outputs)-1].from
+	said := make([]byte, maxMessages)
+	n := 0
+	control(stderr, func(fd int) { n, _ = unix.Read(fd, said) })
+	return string(bytes.TrimSpace(said[:max(n, 0)]))
+}
+
 // end is called when the process has ended. It returns when all that it has
 // written is where it belongs.
 func (s *streams) end() {
 	close(s.ended)
 	s.closeTheirs()
+	for _, o := range s.outputs { // of one that was not started
+		o.from.Close()
+	}
 	if s.console != nil {
 		s.console.close()
 	}
