@@ -57,6 +57,11 @@ func (c *session) attach(ctr *sandbox.Container, req streamsRequest) {
 		klog.V(callLevel).InfoS("Streaming session did not begin", "kind", c.kind, "container", ctr.ID(), "reason", err)
 		return
 	}
+	if remote.stdin != nil {
+		remote.stdin = typing{remote.stdin, c.delivered}
+	} else {
+		c.delivered()
+	}
 	stop := c.beat(remote.errors)
 	err = ctr.Attach(c.ctx, sandbox.Attach{
 		TTY: req.GetTty(), Stdin: remote.stdin, Stdout: remote.stdout, Stderr: remote.stderr, Resize: remote.resize,

@@ -19,6 +19,9 @@ const (
 	// lingerTime is how long a client may take to read the end of its session
 	// and hang up. Closing before would throw away what is on its way.
 	lingerTime = 5 * time.Second
+	// typedTime is how long what a client has sent before it hung up may take to
+	// reach a container, which may not read it.
+	typedTime = time.Second
 	// stopTime is how long sessions may take to end when berthd does.
 	stopTime = 2 * time.Second
 )
@@ -52,6 +55,9 @@ type session struct {
 	watcher   sync.WaitGroup // of probe
 	work      sync.WaitGroup // goroutines that read from the client
 	release   func()         // lets go of the transport; set with upgraded
+
+	typed     chan struct{} // closed when nothing that the client has sent is waited for: see typing
+	delivered func()        // closes typed
 }
 
 // connection is what a request's context holds under connKey.
@@ -71,6 +77,11 @@ func newSession(w http.ResponseWriter, r *http.Request, kind string, heartbeat t
 	c := &session{
 		w: w, r: r, kind: kind, heartbeat: heartbeat, began: time.Now(), gone: make(chan struct{}), over: make(chan struct{}), release: func() {},
 	}
+	c.typed = make(chan struct{})
+	c.delivered = sync.OnceFunc(func() { close(c.typed) })
+	if kind != "attach" {
+		c.delivered()
+	}
 	below := r.Context().Value(connKey{}).(connection)
 	c.conn = below.conn
 	var err error
@@ -82,6 +93,7 @@ func newSession(w http.ResponseWriter, r *http.Request, kind string, heartbeat t
 	c.watcher.Go(func() {
 		defer stop()
 		if awaitHangUp(c.probe) == nil {
+			c.awaitTyped()
 			close(c.gone)
 			c.cancel(errHungUp)
 			c.conn.Close() // reads and writes under way end
@@ -115,6 +127,31 @@ func (c *session) linger() {
 	defer most.Stop()
 	select {
 	case <-c.gone:
+	case <-most.C:
+	}
+}
+
+// typing is the input of an Attach. What its client has sent before it hung up, as
+// one does whose user types and leaves, is to reach the container: only then does
+// the session end.
+type typing struct {
+	io.ReadCloser
+	delivered func()
+}
+
+// Close is called when the container has what was read, or takes no more.
+func (t typing) Close() error {
+	t.delivered()
+	return t.ReadCloser.Close()
+}
+
+func (c *session) awaitTyped() {
+	most := time.NewTimer(typedTime)
+	defer most.Stop()
+	select {
+	case <-c.typed:
+	case <-c.over:
+	case <-c.ctx.Done():
 	case <-most.C:
 	}
 }

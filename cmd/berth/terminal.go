@@ -108,8 +108,9 @@ func (t *terminal) sizes() (sizes <-chan windowSize, stop func()) {
 // detachKeys leave a session while its container goes on: Ctrl-P Ctrl-Q.
 var detachKeys = []byte{0x10, 0x11}
 
-// detachable is the input of a session until detachKeys are typed: from then on
-// it blocks no more, has no more, and has called detach.
+// detachable is the input of a session until detachKeys are typed. The read after
+// the one that has them finds the end, and calls detach: what was typed before is
+// passed on by then.
 type detachable struct {
 	in     io.Reader
 	detach func()
@@ -120,6 +121,7 @@ type detachable struct {
 
 func (d *detachable) Read(p []byte) (int, error) {
 	if d.left {
+		d.detach()
 		return 0, io.EOF
 	}
 	if len(p) < 2 {
@@ -133,7 +135,6 @@ func (d *detachable) Read(p []byte) (int, error) {
 	}
 	if i := bytes.Index(typed, detachKeys); i >= 0 {
 		d.left = true
-		d.detach()
 		return copy(p, typed[:i]), nil
 	}
 	if n > 0 && typed[len(typed)-1] == detachKeys[0] {

@@ -32,10 +32,14 @@ func TestDetachKeys(t *testing.T) {
 			"key by key":        iotest.OneByteReader(strings.NewReader(test.typed)),
 			"ending with a key": iotest.DataErrReader(strings.NewReader(test.typed)),
 		} {
-			left := false
-			passed, err := io.ReadAll(&detachable{in: reader, detach: func() { left = true }})
-			if err != nil || string(passed) != test.passed || left != test.leaves {
-				t.Errorf("%q %s: %q, left %v, %v; want %q, %v", test.typed, how, passed, left, err, test.passed, test.leaves)
+			var passed strings.Builder
+			left, before := false, test.passed
+			_, err := io.Copy(&passed, &detachable{in: reader, detach: func() { left, before = true, passed.String() }})
+			if err != nil || passed.String() != test.passed || left != test.leaves {
+				t.Errorf("%q %s: %q, left %v, %v; want %q, %v", test.typed, how, passed.String(), left, err, test.passed, test.leaves)
+			}
+			if before != test.passed {
+				t.Errorf("%q %s: left when %q was passed on", test.typed, how, before)
 			}
 		}
 	}

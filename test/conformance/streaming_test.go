@@ -247,6 +247,28 @@ func TestAttachAgain(t *testing.T) {
 	})
 }
 
+// Guards against input that is thrown away with its connection: of a client
+// that types and leaves, as with Ctrl-P Ctrl-Q.
+func TestAttachTypesAndLeaves(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		for _, o := range []streams.Options{inTerminal, all} {
+			pod, id := n.interactive(t, fmt.Sprint("tty-", o.TTY), `test -t 0 && stty -echo; echo ready; while read x; do echo "got $x"; done`,
+				func(c *runtimeapi.ContainerConfig) { c.Tty = o.TTY })
+			eventually(t, "the container is ready", func() bool { return strings.Contains(n.output(t, id, "stdout"), "ready") })
+			forEachProtocol(t, func(t *testing.T, protocol string) {
+				for i := range 20 {
+					typed := fmt.Sprint(protocol, i)
+					s := n.openAttach(t, protocol, id, o)
+					fmt.Fprintln(s.Stdin, typed)
+					s.HangUp()
+					eventually(t, "the container was told "+typed, func() bool { return strings.Contains(n.output(t, id, "stdout"), "got "+typed) })
+				}
+			})
+			n.stopPod(t, pod)
+		}
+	})
+}
+
 func TestAttachToATerminal(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, n *node) {
 		_, id := n.interactive(t, "web", `stty -echo; echo ready; read x; until [ "$(stty size)" = "50 140" ]; do sleep 0.01; done; echo "[$x]"; exit 7`,
