@@ -93,7 +93,7 @@ func (c *session) forwardSPDY(pod *sandbox.Pod) error {
 		data, errs := pair[portforward.StreamTypeData], pair[portforward.StreamTypeError]
 		port, _ := strconv.ParseUint(s.Headers().Get(portforward.PortHeader), 10, 16) // it is one: checkForwarded
 		connections.Go(func() {
-			forward(c.ctx, pod, uint16(port), forwarded{data, errs, uploadGrace, func() { conn.reset(data) }})
+			c.forward(pod, uint16(port), forwarded{data, errs, uploadGrace, func() { conn.reset(data) }})
 			errs.Close()
 			conn.reset(errs)
 		})
@@ -156,7 +156,7 @@ func (c *session) forwardWebSocket(pod *sandbox.Pod, ports []int32) error {
 		connections.Go(func() {
 			// A channel has no end of its own: the client has to be told by the
 			// connection's.
-			forward(c.ctx, pod, uint16(port), forwarded{data, errs, 0, func() { data.Close() }})
+			c.forward(pod, uint16(port), forwarded{data, errs, 0, func() { data.Close() }})
 		})
 	}
 	connections.Wait()
@@ -173,8 +173,9 @@ type forwarded struct {
 }
 
 // forward connects f with a port of the pod and returns when the pod's side has
-// ended, or ctx.
-func forward(ctx context.Context, pod *sandbox.Pod, port uint16, f forwarded) {
+// ended, or the session.
+func (c *session) forward(pod *sandbox.Pod, port uint16, f forwarded) {
+	ctx := c.ctx
 	conn, err := pod.Dial(ctx, port)
 	if err != nil {
 		_, _ = io.WriteString(f.errs, err.Error())
@@ -185,6 +186,7 @@ func forward(ctx context.Context, pod *sandbox.Pod, port uint16, f forwarded) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
+	defer c.beat(f.errs)()
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)

@@ -159,7 +159,9 @@ func (c *session) awaitTyped() {
 // heartbeat is the time between two signs of life that a client is sent. The
 // kernel of one that has hung up answers with a reset. Without them, its hanging
 // up would not be known as long as it waits behind input that nobody takes: for
-// minutes.
+// minutes. Keepalive probes carry no data, so that kernel acknowledges them; and
+// TCP_USER_TIMEOUT would also end a client that merely does not read for a while.
+// Clients are on loopback: none is behind a link that can fail.
 const heartbeat = 15 * time.Second
 
 // beat writes nothing to the client now and then, until stop is called.

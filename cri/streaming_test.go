@@ -333,6 +333,54 @@ func TestForwardedPortHalfCloses(t *testing.T) {
 	}
 }
 
+// deafConn is a pod's end of a forwarded port where nothing is read or written.
+type deafConn struct {
+	closed chan struct{}
+	close  func()
+}
+
+func newDeafConn() deafConn {
+	closed := make(chan struct{})
+	return deafConn{closed, sync.OnceFunc(func() { close(closed) })}
+}
+
+func (c deafConn) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c deafConn) Write([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c deafConn) CloseWrite() error { return nil }
+
+func (c deafConn) Close() error {
+	c.close()
+	return nil
+}
+
+// Guards against a forwarded port that stays when its client has vanished: it has
+// sent more than the pod takes, and its hanging up waits behind that.
+func TestForwardedPortEndsWithItsClient(t *testing.T) {
+	n, pod, _ := streamingNode(t)
+	forEachProtocol(t, func(t *testing.T, protocol string) {
+		conn := newDeafConn()
+		n.runtime.dial = func(context.Context, uint16) (oci.Conn, error) { return conn, nil }
+		resp := must[*runtimeapi.PortForwardResponse](t)(n.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: pod, Port: []int32{80}}))
+		if err := streams.FillPort(protocol, resp.GetUrl(), 80); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-conn.closed:
+		case <-time.After(10 * time.Second):
+			t.Error("the pod's end is still open")
+			conn.Close()
+		}
+	})
+}
+
 // Whatever clients do, no goroutine and no file stays: TestMain counts them.
 func TestHostileClients(t *testing.T) {
 	n, pod, id := streamingNode(t)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/net/websocket"
 	"k8s.io/streaming/pkg/httpstream"
@@ -60,6 +61,40 @@ func (p *Ports) Dial(port int) (data io.ReadWriteCloser, errs io.Reader, err err
 func (p *Ports) HangUp() {
 	p.conn.Close()
 	endSPDY(p.conn, p.c)
+}
+
+// fullTime is for how long nothing is taken where a connection is full.
+const fullTime = 200 * time.Millisecond
+
+// FillPort connects to a port, by SPDY or WebSocket, sends until no more is taken,
+// and hangs up.
+func FillPort(protocol, url string, port int) error {
+	if protocol == "WebSocket" {
+		ws, conn, err := dialWebSocket(url, "v4.channel.k8s.io")
+		if err == nil {
+			fill(conn, channelWriter{ws, 0})
+			conn.Close()
+		}
+		return err
+	}
+	p, err := OpenPorts(url)
+	if err != nil {
+		return err
+	}
+	defer p.HangUp()
+	data, _, err := p.Dial(port)
+	if err == nil {
+		fill(p.conn, data)
+	}
+	return err
+}
+
+// fill writes to w, over conn.
+func fill(conn net.Conn, w io.Writer) {
+	for err := error(nil); err == nil; {
+		_ = conn.SetWriteDeadline(time.Now().Add(fullTime))
+		_, err = w.Write(make([]byte, 64<<10))
+	}
 }
 
 // ExchangeByWebSocket sends to the one port of a WebSocket session and returns
