@@ -97,7 +97,7 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	if err != nil {
 		return 0, errors.Join(ctx.Err(), err)
 	}
-	keepOOMScoreAdj(pid, e.Process.OOMScoreAdj)
+	keepOOMScoreAdj(e.Container, pid, e.Process.OOMScoreAdj)
 	if err := streams.started(); err != nil {
 		return 0, err
 	}

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -251,15 +252,56 @@ func setOOMScoreAdj(path string, adj int) error {
 	return nil
 }
 
-// keepOOMScoreAdj corrects that of an exec: runc gives it what the container began
-// with, whatever an Update has made of it.
-func keepOOMScoreAdj(pid int, want *int) {
-	if want == nil || pid == 0 {
+// keepOOMScoreAdj corrects that of an exec, and of what it has forked: runc gives
+// it what the container began with, from its own state and whatever the exec's
+// spec says, although an Update has changed that since. A container that ends
+// meanwhile is the caller's to hear of.
+func keepOOMScoreAdj(c Container, pid int, want *int) {
+	if want == nil {
 		return
 	}
-	if adj, err := readOOMScoreAdj(pid); err == nil && adj != *want {
-		_ = writeOOMScoreAdj(pid, *want) // it may have ended, which is the caller's to hear of
+	got, err := readOOMScoreAdj(pid)
+	if err != nil { // it has ended, and may have left a child
+		got, err = firstOOMScoreAdj(c)
 	}
+	if err == nil && got != *want {
+		_ = replaceOOMScoreAdj(c.Cgroup, got, *want)
+	}
+}
+
+// firstOOMScoreAdj is what the container began with.
+func firstOOMScoreAdj(c Container) (int, error) {
+	text, err := os.ReadFile(filepath.Join(c.Dir, "config.json"))
+	if err != nil {
+		return 0, err
+	}
+	var spec struct{ Process struct{ OOMScoreAdj int } }
+	err = json.Unmarshal(text, &spec)
+	return spec.Process.OOMScoreAdj, err
+}
+
+// replaceOOMScoreAdj gives every process of a cgroup that has the one the other.
+func replaceOOMScoreAdj(path string, old, adj int) error {
+	for range oomPasses {
+		pids, err := cgroup.Procs(path)
+		if err != nil {
+			return err
+		}
+		more := false
+		for _, pid := range pids {
+			if got, err := readOOMScoreAdj(pid); err != nil || got != old {
+				continue
+			}
+			if err := writeOOMScoreAdj(pid, adj); err != nil {
+				return err
+			}
+			more = true
+		}
+		if !more {
+			break
+		}
+	}
+	return nil
 }
 
 func oomScoreAdj(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid), "oom_score_adj") }

@@ -169,6 +169,33 @@ func TestRestoreInAnyOrder(t *testing.T) {
 	})
 }
 
+// Guards against the oom_score_adj of before an Update in execs, and in what they
+// leave running: runc gives each the one that the container began with.
+func TestExecAfterAnUpdateOfOOMScoreAdj(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, n *node, r *Runtime) {
+		c := n.container(r, sleeping)
+		c.spec.Process.OOMScoreAdj = ptr(500)
+		c.start()
+		if err := r.Update(n.ctx, c.Container, Update{OOMScoreAdj: ptr(700)}); err != nil {
+			t.Fatal(err)
+		}
+		for _, script := range []string{"true", "(sleep 1000 &)", "sleep 1000 & sleep 0.1", "(sleep 1000 & sleep 1000 &) & sleep 0.1"} {
+			for range 5 {
+				p := c.process(script, false)
+				p.OOMScoreAdj = ptr(700)
+				if _, err := r.Exec(n.ctx, Exec{Container: c.Container, Process: p}); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, pid := range c.procs() {
+				if adj, err := readOOMScoreAdj(pid); err == nil && adj != 700 {
+					t.Errorf("%s: process %d has %d", script, pid, adj)
+				}
+			}
+		}
+	})
+}
+
 // oom_score_adj is that of every process, and of those that they fork.
 func TestUpdateOOMScoreAdj(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, n *node, r *Runtime) {
