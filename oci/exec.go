@@ -13,8 +13,6 @@ import (
 
 	"berth/oci/keeper"
 	"berth/oci/keeper/runner"
-
-	"golang.org/x/sys/unix"
 )
 
 // execTimeout bounds what follows the end of an exec: killing its descendants,
@@ -167,30 +165,4 @@ func (r *Runtime) endExec(ctx context.Context, id, dir, box string) {
 		}
 	}
 	_ = r.Keeper.Drop(ctx, id)
-}
-
-// killTree kills a process and its descendants: it stops each before it looks
-// for children, so that none can run away meanwhile. signal reaches the root by
-// its pidfd.
-func killTree(root int, signal func(syscall.Signal) error) {
-	if signal(syscall.SIGSTOP) != nil {
-		return
-	}
-	var below []int // pidfds
-	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
-		for _, pid := range keeper.Children(queue[0]) {
-			fd, err := unix.PidfdOpen(pid, 0)
-			if err != nil {
-				continue
-			}
-			_ = unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0)
-			below = append(below, fd)
-			queue = append(queue, pid)
-		}
-	}
-	_ = signal(syscall.SIGKILL)
-	for _, fd := range below {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		unix.Close(fd)
-	}
 }

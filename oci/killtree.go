@@ -1,0 +1,78 @@
+package oci
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"berth/oci/keeper"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopTimeout bounds how long killTree looks at processes that do not stop.
+const stopTimeout = time.Second
+
+// killTree kills a process and its descendants: it stops each before it looks
+// for children, so that none can run away meanwhile. signal reaches the root by
+// its pidfd. A process whose parent has ended is nobody's descendant any more.
+func killTree(root int, signal func(syscall.Signal) error) {
+	if signal(syscall.SIGSTOP) != nil {
+		return
+	}
+	t := tree{pids: []int{root}, fds: map[int]int{}}
+	deadline := time.Now().Add(stopTimeout)
+	// A fork under way when its process is told to stop is completed first: only
+	// the children of a process that has stopped are all that it will have.
+	for stopped := false; !stopped && time.Now().Before(deadline); {
+		stopped = !slices.ContainsFunc(t.pids, runs)
+		stopped = !t.grow() && stopped
+		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // to those that are to stop
+	}
+	_ = signal(syscall.SIGKILL)
+	for _, fd := range t.fds {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		unix.Close(fd)
+	}
+}
+
+// tree is a process that was told to stop, and those of its descendants that are
+// known.
+type tree struct {
+	pids []int
+	fds  map[int]int // pidfds of all but the first, by pid
+}
+
+// grow adds and stops further descendants, if there are any.
+func (t *tree) grow() bool {
+	before := len(t.pids)
+	for i := 0; i < len(t.pids); i++ {
+		for _, pid := range keeper.Children(t.pids[i]) {
+			if _, known := t.fds[pid]; known {
+				continue
+			}
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue
+			}
+			_ = unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0)
+			t.fds[pid] = fd
+			t.pids = append(t.pids, pid)
+		}
+	}
+	return len(t.pids) > before
+}
+
+// runs reports that a thread of the process is on a processor, or waits for one.
+func runs(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	return slices.ContainsFunc(tasks, func(path string) bool {
+		stat, err := os.ReadFile(path)
+		_, state, found := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
+		return err == nil && found && bytes.HasPrefix(state, []byte("R"))
+	})
+}
