@@ -31,7 +31,11 @@ type Usage struct {
 // PodUsage is Usage of a pod's whole cgroup, and what a container has none of.
 type PodUsage struct {
 	Usage
-	Processes  uint64      // of the pod and its containers, zombies not among them
+	// Processes are those of the pod and its containers, without zombies. Of a
+	// container with cgroups below its own (a systemd in it), they are the kernel's
+	// count of its threads, which needs no walk; the kubelet's own count of such a
+	// container leaves out what is below.
+	Processes  uint64
 	Interfaces []Interface // of the pod's network namespace but loopback; none on the host's network
 }
 
