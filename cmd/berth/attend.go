@@ -22,12 +22,15 @@ type keyboard struct {
 
 // attend shows a container's output until it has ended, gives it what keys has
 // (which may be nil), and returns its exit code. When ctx ends it stops the
-// container, and kills it when another signal comes.
+// container, and kills it when another signal comes. It stops it also when its
+// output cannot be written, and returns an unheardError then.
 //
 // The output is read from the container's log, not by attaching: an attach that
 // begins after the start misses the first lines, one that is slow is dropped, and
 // one does not outlive a restart of berthd. So only input is attached.
 func (c *client) attend(ctx context.Context, id string, keys *keyboard, out *logPrinter) (code int, err error) {
+	ctx, unheard := context.WithCancelCause(ctx)
+	defer unheard(nil)
 	following, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer giveUp(nil)
 	typing, endTyping := context.WithCancel(following)
@@ -54,12 +57,31 @@ func (c *client) attend(ctx context.Context, id string, keys *keyboard, out *log
 	}
 	log := &logReader{}
 	defer log.close()
-	status, err := c.follow(following, id, log, out)
+	var lost error
+	status, err := c.follow(following, id, log, func(e logEntry) error {
+		if lost != nil {
+			return nil
+		}
+		if err := out.print(e); err != nil {
+			lost = unheardError{err}
+			unheard(lost)
+		}
+		return nil
+	})
 	close(ended)
 	endTyping()
 	minding.Wait()
+	if err == nil {
+		err = lost
+	}
 	return int(status.GetExitCode()), err
 }
+
+// unheardError ended a container whose output could not be written: whoever read
+// it is gone, or the disk is full.
+type unheardError struct{ error }
+
+func (e unheardError) Unwrap() error { return e.error }
 
 // stopInsisting stops the container, with all its grace only while nobody who
 // sent the first signal, why, sends another one.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -45,8 +46,14 @@ func exitCode(w io.Writer, cmd *cobra.Command, err error) int {
 	if code := codeError(0); errors.As(err, &code) {
 		return int(code)
 	}
+	if errors.Is(err, syscall.EPIPE) { // whoever read our output has had enough
+		return codeSignal + int(syscall.SIGPIPE)
+	}
 	signal := interrupted{}
 	bySignal := errors.As(err, &signal)
+	if bySignal && signal.signal == syscall.SIGINT && isTerminal(w) {
+		fmt.Fprintln(w) // the terminal shows a ^C: the prompt begins a line
+	}
 	if !bySignal {
 		for line := range strings.Lines(message(err)) {
 			fmt.Fprintf(w, "berth: %s\n", strings.TrimSpace(line))

@@ -20,10 +20,10 @@ const (
 	mostWait  = 400 * time.Millisecond
 )
 
-// follow prints a container's log until the container has ended, and returns
+// follow passes on a container's log until the container has ended, and returns
 // its status then. It goes on while the daemon is restarted. Without a log it
 // only waits.
-func (c *client) follow(ctx context.Context, id string, log *logReader, out *logPrinter) (*runtimeapi.ContainerStatus, error) {
+func (c *client) follow(ctx context.Context, id string, log *logReader, emit func(logEntry) error) (*runtimeapi.ContainerStatus, error) {
 	var written *dirWatch
 	defer func() { written.close() }()
 	wait := leastWait
@@ -47,7 +47,7 @@ func (c *client) follow(ctx context.Context, id string, log *logReader, out *log
 			if written == nil && log.path != "" {
 				written = watchDir(filepath.Dir(log.path)) // before the read: what comes after it wakes us
 			}
-			if n, err = log.read(out.print); err != nil {
+			if n, err = log.read(emit); err != nil {
 				return nil, err
 			}
 		}

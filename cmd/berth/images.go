@@ -98,7 +98,9 @@ func writeImages(w io.Writer, now time.Time, images []imageLine, o listOptions) 
 	}
 	if o.quiet {
 		for _, img := range images {
-			fmt.Fprintln(w, showID(img.GetId(), o.whole))
+			if _, err := fmt.Fprintln(w, showID(img.GetId(), o.whole)); err != nil {
+				return err
+			}
 		}
 		return nil
 	}

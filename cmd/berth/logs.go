@@ -85,7 +85,7 @@ func (c *client) logs(ctx context.Context, ref string, follow bool, tail int, ou
 		_, err := log.read(out.print)
 		return err
 	}
-	_, err = c.follow(ctx, id, log, out)
+	_, err = c.follow(ctx, id, log, out.print)
 	if ctx.Err() != nil {
 		return nil // Ctrl-C ends the showing: that is no failure
 	}

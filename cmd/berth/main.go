@@ -24,6 +24,7 @@ import (
 )
 
 func main() {
+	signal.Ignore(syscall.SIGPIPE) // a write says so: what is to be cleaned up then is
 	ctx, stop := untilSignal(context.Background())
 	cmd, err := command().ExecuteContextC(ctx)
 	stop()

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/test/expect"
 	"berth/test/leak"
@@ -136,11 +137,14 @@ func TestExitCode(t *testing.T) {
 		{ps, status.Error(codes.NotFound, "gone"), 1, "berth: gone\n"},
 		{ps, usageError{errors.New("what?")}, 2, "berth: what?\n"},
 		{ps, interrupted{signal: syscall.SIGINT}, 130, ""},
+		{ps, &os.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.EPIPE}, 141, ""},
 		{nil, errors.New("broken"), 1, "berth: broken\n"},
 		{run, nil, 0, ""},
 		{run, errors.New("broken"), 125, "berth: broken\n"},
 		{run, usageError{errors.New("what?")}, 125, "berth: what?\n"},
 		{run, errors.Join(notBegunError{status.Error(codes.Unknown, "no sh")}, nil), 126, "berth: no sh\n"},
+		{run, unheardError{syscall.EPIPE}, 141, ""},
+		{run, unheardError{syscall.ENOSPC}, 125, "berth: no space left on device\n"},
 		{run, codeError(3), 3, ""},
 		{run, interrupted{signal: syscall.SIGTERM}, 143, ""},
 		{run, fmt.Errorf("wrapped: %w", codeError(137)), 137, ""},
@@ -151,6 +155,30 @@ func TestExitCode(t *testing.T) {
 		}
 	}
 }
+
+// Guards against a shell's prompt behind the ^C that the terminal shows.
+func TestInterruptEndsTheLine(t *testing.T) {
+	p := newPty(t)
+	if code := exitCode(p.slave, pullCommand(), interrupted{signal: syscall.SIGINT}); code != 130 {
+		t.Errorf("exit code %d", code)
+	}
+	p.see(t, "\n")
+}
+
+// Nothing that was not written passes for done.
+func TestListsThatCannotBeWritten(t *testing.T) {
+	d := startDaemon(t, &daemon{images: []*runtimeapi.Image{{Id: "sha256:" + hexID("1a")}}})
+	for _, args := range [][]string{{"images"}, {"images", "-q"}, {"images", "-o", "json"}, {"ps"}, {"version"}} {
+		s := d.start(t, nil, failingWriter{}, args...)
+		if err := <-s.done; !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%v ended with %v", args, err)
+		}
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
 // What a signal has ended is told by the exit code alone; what was found out
 // before it is told still.

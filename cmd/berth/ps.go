@@ -107,7 +107,9 @@ func writePs(w io.Writer, now time.Time, lines []psLine, o listOptions) error {
 	}
 	if o.quiet {
 		for _, l := range lines {
-			fmt.Fprintln(w, showID(l.id(), o.whole))
+			if _, err := fmt.Fprintln(w, showID(l.id(), o.whole)); err != nil {
+				return err
+			}
 		}
 		return nil
 	}

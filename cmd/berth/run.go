@@ -128,7 +128,7 @@ func (r *runPlan) run(ctx context.Context, cmd *cobra.Command, c *client, _ []st
 		fmt.Fprintf(cmd.ErrOrStderr(), "%s goes on: `berth attach %s` comes back to it, `berth rm -f %s` removes it\n", r.name, r.name, r.name)
 		return nil
 	}
-	if err != nil {
+	if unheard := (unheardError{}); err != nil && !errors.As(err, &unheard) {
 		return err
 	}
 	// The container has ended; its pod must not keep an address and ports.
@@ -141,10 +141,10 @@ func (r *runPlan) run(ctx context.Context, cmd *cobra.Command, c *client, _ []st
 			return err
 		}
 	}
-	if code != 0 {
-		return codeError(code)
+	if err == nil && code != 0 {
+		err = codeError(code)
 	}
-	return nil
+	return err
 }
 
 // foreground attends the container. The terminal is raw only meanwhile.

@@ -212,6 +212,37 @@ func TestSecondSignalKills(t *testing.T) {
 	}
 }
 
+// Guards against a container that is left when nobody reads what it says, as in
+// `berth run --rm IMAGE yes | head`.
+func TestRunEndsWithItsReader(t *testing.T) {
+	d := startDaemon(t, &daemon{main: func(p *played) int {
+		for {
+			select {
+			case <-p.stopped:
+				return 143
+			default:
+				fmt.Fprintln(p, "y")
+			}
+		}
+	}})
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	s := d.start(t, nil, w, "run", "--rm", "busybox", "yes")
+	if _, err := r.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	if err := <-s.done; !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("it ended with %v", err)
+	}
+	if len(d.pods) != 0 {
+		t.Error("--rm left the pod")
+	}
+}
+
 // When the input's connection is lost, the container goes on, and it says so.
 func TestRunLosesItsInput(t *testing.T) {
 	ready := make(chan struct{})

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -27,9 +28,12 @@ func versionCommand() *cobra.Command {
 				}
 				return unknown
 			}
-			fmt.Fprintf(w, "berth   %s\n", r.Berth)
+			text := fmt.Sprintf("berth   %s\n", r.Berth)
 			if r.Berthd != nil {
-				fmt.Fprintf(w, "berthd  %s (CRI %s)\n", r.Berthd.Version, r.Berthd.CRI)
+				text += fmt.Sprintf("berthd  %s (CRI %s)\n", r.Berthd.Version, r.Berthd.CRI)
+			}
+			if _, err := io.WriteString(w, text); err != nil {
+				return err
 			}
 			return unknown
 		},
