@@ -82,7 +82,9 @@ have 125 for their own failures and 126 for a command that could not be started.
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true // ours is for the shells that we try
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see `%s --help`", err, cmd.CommandPath())}
+	})
 	cmd.PersistentFlags().String("socket", admin.DefaultSocket, "`PATH` of berthd's unix socket")
 	cmd.AddCommand(
 		runCommand(), psCommand(), logsCommand(), execCommand(), attachCommand(), stopCommand(), rmCommand(),
@@ -92,12 +94,19 @@ have 125 for their own failures and 126 for a command that could not be started.
 	return cmd
 }
 
-// usage makes the errors of a check of arguments usage errors.
+// usage makes the errors of a check of arguments usage errors: they show how the
+// command is written.
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
+		err := check(cmd, args)
+		switch {
+		case err == nil:
+			return nil
+		case cmd.HasParent():
+			err = fmt.Errorf("write `%s`: see `%s --help`", cmd.UseLine(), cmd.CommandPath())
+		default: // a command that there is not
+			err = fmt.Errorf("%w: see `%s --help`", err, cmd.CommandPath())
 		}
-		return nil
+		return usageError{err}
 	}
 }

@@ -123,6 +123,26 @@ func TestDaemonThatIsNotThere(t *testing.T) {
 	}
 }
 
+// What is missing is named, not counted.
+func TestWrongArguments(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"frob"}, "unknown command \"frob\" for \"berth\": see `berth --help`"},
+		{[]string{"pull"}, "write `berth pull [flags] IMAGE`: see `berth pull --help`"},
+		{[]string{"exec", "web"}, "write `berth exec [flags] NAME COMMAND [ARG…]`: see `berth exec --help`"},
+		{[]string{"version", "x"}, "write `berth version [flags]`: see `berth version --help`"},
+		{[]string{"completion", "tcsh"}, "write `berth completion bash|zsh|fish`: see `berth completion --help`"},
+		{[]string{"ps", "--frob"}, "unknown flag: --frob: see `berth ps --help`"},
+	} {
+		_, _, err := execute(t, test.args...)
+		if wrong := (usageError{}); !errors.As(err, &wrong) || err.Error() != test.want {
+			t.Errorf("%v: %v, want %s", test.args, err, test.want)
+		}
+	}
+}
+
 func TestExitCode(t *testing.T) {
 	ps, run := psCommand(), runCommand()
 	for _, test := range []struct {
