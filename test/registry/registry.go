@@ -153,3 +153,8 @@ func Dir(name string, mode int64) Entry {
 func Link(name, target string) Entry {
 	return Entry{tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil}
 }
+
+// HardLink is another name of a file that came before.
+func HardLink(name, target string) Entry {
+	return Entry{tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}, nil}
+}
