@@ -185,9 +185,10 @@ func noise(n int, seed string) string {
 	return b.String()[:n]
 }
 
+// gzipped compresses a little only: with the race detector the rest takes seconds.
 func gzipped(data []byte) []byte {
 	var buf bytes.Buffer
-	w := gzip.NewWriter(&buf)
+	w := must(gzip.NewWriterLevel(&buf, gzip.BestSpeed))
 	must(w.Write(data))
 	check(w.Close())
 	return buf.Bytes()
