@@ -53,7 +53,11 @@ const (
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("/dev/shm", "berth-world-") // where records are, as /run is
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
 	w, err := newWorld(filepath.Join(dir, "rootfs"))
 	if err != nil {
 		t.Fatal(err)
