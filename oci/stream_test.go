@@ -3,11 +3,11 @@ package oci
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand"
 	"os"
 	"strings"
 	"sync"
@@ -35,7 +35,7 @@ func TestExecReadsStdinToItsEnd(t *testing.T) {
 		c := n.container(r, sleeping)
 		c.start()
 		data := make([]byte, 20<<20)
-		rand.New(rand.NewSource(1)).Read(data)
+		rand.Read(data)
 		var out, errs bytes.Buffer
 		code, err := r.Exec(n.ctx, Exec{
 			Container: c.Container, Process: c.process("cat; echo end >&2; exit 7", false),
@@ -329,7 +329,7 @@ func TestAttachedClientSeesAll(t *testing.T) {
 // A client that does not read is told and left; the container is not held up.
 func TestSlowClientIsDropped(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, n *node, r *Runtime) {
-		c := n.container(r, "read x; seq 1 1000000; exit 3")
+		c := n.container(r, "read x; yes $(seq 1 300) | head -n 7000; exit 3")
 		c.stdin = true
 		c.start()
 		in, w := io.Pipe()
