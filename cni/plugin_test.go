@@ -46,14 +46,14 @@ func TestFailingPlugins(t *testing.T) {
 		},
 		"hangs twice": {
 			on:      map[string]string{"ADD": "hang", "DEL": "hang"},
-			timeout: 5 * time.Second,
-			want:    []string{"no end after 5s", "undo: plugin play: DEL"},
+			timeout: 2 * time.Second,
+			want:    []string{"no end after 2s", "undo: plugin play: DEL"},
 			kept:    true,
 		},
 		"hangs with a child that holds its output": {
 			on:      map[string]string{"ADD": "fork and hang"},
-			timeout: 5 * time.Second,
-			want:    []string{"no end after 5s", "waiting for the switch"},
+			timeout: 2 * time.Second,
+			want:    []string{"no end after 2s", "waiting for the switch"},
 			is:      context.DeadlineExceeded,
 		},
 		"prints without end": {
