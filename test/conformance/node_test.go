@@ -273,9 +273,16 @@ var buildPrograms = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
+// busyboxLayer is what every node's registry has. Nobody writes to it.
 func busyboxLayer(t *testing.T) []byte {
 	t.Helper()
-	return registry.Layer(t, busyboxFiles(t)...)
+	busybox.once.Do(func() { busybox.layer = registry.Layer(t, busyboxFiles(t)...) })
+	return busybox.layer
+}
+
+var busybox struct {
+	once  sync.Once
+	layer []byte
 }
 
 // busyboxFiles are busyboxPrograms, two accounts and the directories that a

@@ -118,8 +118,12 @@ func encode(t testing.TB, v any) []byte {
 // Layer is a tar of these entries. Content is that of regular files.
 func Layer(t testing.TB, entries ...Entry) []byte {
 	t.Helper()
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
+	size := 2 << 10 // more than the end of a tar
+	for _, e := range entries {
+		size += 1<<10 + len(e.Content)
+	}
+	buf := bytes.NewBuffer(make([]byte, 0, size))
+	w := tar.NewWriter(buf)
 	for _, e := range entries {
 		e.Header.Size = int64(len(e.Content))
 		if err := w.WriteHeader(&e.Header); err != nil {
