@@ -2,10 +2,10 @@ package conformance
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"math/rand"
 	"net"
 	"net/http"
 	"net/url"
@@ -143,7 +143,7 @@ func (r *returned) Read(b []byte) (int, error) {
 
 func noise(size int) []byte {
 	data := make([]byte, size)
-	rand.New(rand.NewSource(1)).Read(data)
+	rand.Read(data)
 	return data
 }
 
