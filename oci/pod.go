@@ -9,10 +9,24 @@ import (
 
 // MakePod makes and pins the pod's namespaces, mounts its /dev/shm and, for a
 // shared pid namespace, starts the tiny init that holds it. What is there
-// already stays.
+// already stays. The error is a *SysctlError when the kernel refuses one of the
+// pod's sysctls.
 func (r *Runtime) MakePod(ctx context.Context, p Pod) error {
-	return r.Keeper.CallRunner(ctx, runner.OpMakePod, p.parts(), nil, nil)
+	var made runner.Made
+	if err := r.Keeper.CallRunner(ctx, runner.OpMakePod, p.parts(), nil, &made); err != nil {
+		return err
+	}
+	if made.Refused != nil {
+		return &SysctlError{Name: made.Refused.Sysctl, Reason: made.Refused.Reason}
+	}
+	return nil
 }
+
+// SysctlError says that the kernel has no such sysctl in the pod's namespaces, or
+// does not take its value.
+type SysctlError struct{ Name, Reason string }
+
+func (e *SysctlError) Error() string { return "sysctl " + e.Name + ": " + e.Reason }
 
 // RemovePod undoes MakePod, also half of it, and kills every process in the
 // cgroup that the pod owns. Nil if there is nothing.

@@ -307,23 +307,33 @@ func TestMakePodWithAUserNamespaceAgain(t *testing.T) {
 	})
 }
 
-// What cannot be set in the namespaces fails by name, and the removal takes the
-// rest.
-func TestMakePodWithAUserNamespaceFails(t *testing.T) {
+// A sysctl that the kernel does not have, or whose value it does not take, is
+// told by name, with a user namespace and without, and the removal takes the
+// rest. No OCI runtime has a part in it.
+func TestSysctlThatTheKernelRefuses(t *testing.T) {
 	n := newNode(t)
 	r := n.runtime("runc")
-	p := n.newPod(r)
-	p.Users = testUsers()
-	passable(t, p.Dir)
-	p.Sysctls = map[string]string{"net.ipv4.no_such_thing": "1"}
-	if err := r.MakePod(n.ctx, p); err == nil || !strings.Contains(err.Error(), "net.ipv4.no_such_thing") {
-		t.Errorf("got %v, want an error that names the sysctl", err)
+	for _, users := range []*UserNamespace{nil, testUsers()} {
+		for _, want := range []SysctlError{
+			{"net.ipv4.no_such_thing", "no such file or directory"},
+			{"net.ipv4.ip_unprivileged_port_start", "invalid argument"}, // 70000 is no port
+			{"net.core", "is a directory"},
+		} {
+			p := n.newPod(r)
+			p.Users = users
+			passable(t, p.Dir)
+			p.Sysctls[want.Name] = "70000"
+			var refused *SysctlError
+			if err := r.MakePod(n.ctx, p); !errors.As(err, &refused) || *refused != want {
+				t.Errorf("got %v, want %v", err, &want)
+			}
+			n.removePod(r, p)
+			if pids, _ := cgroup.Procs(filepath.Join(p.Cgroup, p.ID)); len(pids) > 0 {
+				t.Errorf("processes %v are left", pids)
+			}
+			n.awaitIdle()
+		}
 	}
-	n.removePod(r, p)
-	if pids, _ := cgroup.Procs(filepath.Join(p.Cgroup, p.ID)); len(pids) > 0 {
-		t.Errorf("processes %v are left", pids)
-	}
-	n.awaitIdle()
 }
 
 // A directory that the namespace's root cannot go through fails the making, by

@@ -21,6 +21,7 @@ type Runtime interface {
 	// UserNamespaces says why no pod can have a user namespace here; nil: pods can.
 	UserNamespaces() error
 	// MakePod makes and pins the pod's namespaces, /dev/shm and cgroup.
+	// *oci.SysctlError if the kernel refuses one of the pod's sysctls.
 	MakePod(ctx context.Context, p oci.Pod) error
 	// RemovePod undoes MakePod, and kills whatever lives in the pod's own
 	// cgroup and pid namespace.

@@ -120,7 +120,7 @@ func (p *Pod) make(ctx context.Context) error {
 			}
 			return p.admit(p.dir)
 		}},
-		{"runtime.MakePod", func() error { return p.runtime().MakePod(ctx, p.oci()) }},
+		{"runtime.MakePod", func() error { return refusedSysctl(p.runtime().MakePod(ctx, p.oci())) }},
 		{"network.Add", func() (err error) {
 			if !p.hostNetwork() {
 				attachment, err = p.pods.Network.Add(ctx, p.cni())

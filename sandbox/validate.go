@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cni"
+	"berth/oci"
 )
 
 // maxConfig bounds a config in bytes: it is kept in memory and on tmpfs.
@@ -217,10 +219,18 @@ var (
 	sysctlValue = regexp.MustCompile(`^[A-Za-z0-9 \t.,:;/@_-]+$`)
 )
 
+// maxSysctls bounds the names and values of a pod's sysctls together, in bytes:
+// they go to the runner in one message.
+const maxSysctls = 32 << 10
+
 // checkSysctls accepts what belongs to namespaces that the pod has to itself.
+// Which of them there are, and what they may be, only the kernel knows: see
+// refusedSysctl.
 func checkSysctls(sysctls map[string]string, ns *runtimeapi.NamespaceOption) error {
+	size := 0
 	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
-		field := fmt.Sprintf("linux.sysctls[%.100q]", name)
+		field := sysctlField(name)
+		size += len(name) + len(sysctls[name])
 		network := strings.HasPrefix(name, "net.")
 		ipc := name == "kernel.sem" || strings.HasPrefix(name, "kernel.shm") || strings.HasPrefix(name, "kernel.msg") || strings.HasPrefix(name, "fs.mqueue.")
 		switch {
@@ -234,7 +244,21 @@ func checkSysctls(sysctls map[string]string, ns *runtimeapi.NamespaceOption) err
 			return invalid(field, "the pod uses the host's network")
 		case ipc && ns.GetIpc() == runtimeapi.NamespaceMode_NODE:
 			return invalid(field, "the pod uses the host's ipc namespace")
+		case size > maxSysctls:
+			return invalid("linux.sysctls", "have more than %d bytes together", maxSysctls)
 		}
 	}
 	return nil
+}
+
+func sysctlField(name string) string { return fmt.Sprintf("linux.sysctls[%.100q]", name) }
+
+// refusedSysctl turns the kernel's refusal of a sysctl into the config's mistake
+// that it is.
+func refusedSysctl(err error) error {
+	var refused *oci.SysctlError
+	if errors.As(err, &refused) {
+		return invalid(sysctlField(refused.Name), "the kernel refuses it: %s", refused.Reason)
+	}
+	return err
 }

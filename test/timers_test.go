@@ -21,6 +21,7 @@ var timers = map[string]string{
 	"cri/pull.go show":                     "pauses between two reports of a pull's progress",
 	"cri/remote.go collect":                "bounds how long a client takes to open its streams",
 	"cri/server.go stop":                   "bounds how long calls may take to end with the daemon",
+	"cri/session.go awaitTyped":            "bounds how long the container takes what was typed before the client left",
 	"cri/session.go beat":                  "pauses between two signs of life for a client",
 	"cri/session.go linger":                "bounds how long a client takes to read the end of a session",
 	"image/registry/repository.go pause":   "pauses between two tries of a request",

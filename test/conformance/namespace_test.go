@@ -188,3 +188,23 @@ func TestSysctlsAreThePodsAlone(t *testing.T) {
 		}
 	})
 }
+
+// What only the kernel can tell of a sysctl is told as any other mistake is, and
+// leaves nothing.
+func TestSysctlThatTheKernelRefuses(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		config := podConfig(t, "web")
+		for name, value := range map[string]string{
+			"net.ipv4.no_such_thing": "1", "net.ipv4.ip_unprivileged_port_start": "70000", "kernel.shm_rmid_forced": "2", "kernel.sem": "many",
+		} {
+			config.Linux.Sysctls = map[string]string{name: value}
+			_, err := n.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: config})
+			expect.Code(t, name+"="+value, err, codes.InvalidArgument, fmt.Sprintf("linux.sysctls[%q]", name))
+		}
+		if pods := n.pods(t, nil); len(pods) != 0 {
+			t.Errorf("listed %v", pods)
+		}
+		config.Linux.Sysctls = nil
+		n.runPod(t, config) // the same identity: nothing of the others is in its way
+	})
+}

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -147,15 +150,30 @@ func refuseRouterAdvertisements() error {
 }
 
 // writeSysctls writes through /proc/sys, which shows the thread's own
-// namespaces. The names were validated by berthd.
+// namespaces. The names were validated by berthd; only the kernel knows which of
+// them it has, and what values they take. The error is a *Refusal.
 func writeSysctls(sysctls map[string]string) error {
-	for name, value := range sysctls {
-		path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
-		if err := os.WriteFile(path, []byte(value), 0); err != nil {
-			return fmt.Errorf("set sysctl %s: %w", name, err)
+	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
+		if err := writeSysctl(name, sysctls[name]); err != nil {
+			var at *fs.PathError
+			if errors.As(err, &at) { // its path is the name again
+				err = at.Err
+			}
+			return &Refusal{Sysctl: name, Reason: err.Error()}
 		}
 	}
 	return nil
+}
+
+// writeSysctl creates nothing: a name that the kernel does not have shall be
+// missing, not forbidden.
+func writeSysctl(name, value string) error {
+	f, err := os.OpenFile(filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/")), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 // pinThread binds the calling thread's namespace to path.

@@ -18,7 +18,7 @@ const (
 	// OpClear: Clear → nothing. Kills what is left of a process and undoes
 	// what OpRun made.
 	OpClear = "clear"
-	// OpMakePod: Pod → nothing.
+	// OpMakePod: Pod → Made.
 	OpMakePod = "make-pod"
 	// OpClearPod: Pod → nothing. Undoes OpMakePod, also half of it.
 	OpClearPod = "clear-pod"
@@ -114,6 +114,19 @@ type Pod struct {
 	InitCgroup string            `json:"initCgroup"` // of the init
 	Cgroup     string            `json:"cgroup"`     // of the pod, if Berth owns it: killed and removed by OpClearPod
 }
+
+// Made is the reply to OpMakePod.
+type Made struct {
+	Refused *Refusal `json:"refused,omitempty"` // a sysctl that the kernel did not take; no namespace is pinned then
+}
+
+// Refusal is what the kernel said to a sysctl.
+type Refusal struct {
+	Sysctl string `json:"sysctl"` // name, with dots
+	Reason string `json:"reason"`
+}
+
+func (r *Refusal) Error() string { return "set sysctl " + r.Sysctl + ": " + r.Reason }
 
 // IDs are the ids 0 to Size-1 of a user namespace: outside, they are Host and
 // those that follow it.

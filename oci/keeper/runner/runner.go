@@ -114,7 +114,7 @@ func (r *runner) answer(q *wire.Request) {
 	case OpMakePod:
 		var p Pod
 		if err = q.Decode(&p); err == nil {
-			err = r.alone(p, makePod)
+			body, err = made(r.alone(p, makePod))
 		}
 	case OpClearPod:
 		var p Pod
@@ -136,6 +136,15 @@ func (r *runner) answer(q *wire.Request) {
 		return
 	}
 	q.Reply(body, err)
+}
+
+// made tells a refusal, which is the caller's mistake, from what went wrong.
+func made(err error) (Made, error) {
+	var refused *Refusal
+	if errors.As(err, &refused) {
+		return Made{Refused: refused}, nil
+	}
+	return Made{}, err
 }
 
 // notice handles what the keeper tells.

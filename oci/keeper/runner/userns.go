@@ -32,8 +32,9 @@ type order struct {
 }
 
 type answer struct {
-	Init int    `json:"init"` // pid, 0 without one
-	Err  string `json:"err,omitempty"`
+	Init    int      `json:"init"` // pid, 0 without one
+	Refused *Refusal `json:"refused,omitempty"`
+	Err     string   `json:"err,omitempty"`
 }
 
 // makeUserNamespaces is makeNamespaces for a pod with a user namespace, which
@@ -194,6 +195,9 @@ func (u *userNS) answer() (init int, err error) {
 	if err := u.answers.Decode(&a); err != nil {
 		return 0, fmt.Errorf("the process in the user namespace has ended: %w", err)
 	}
+	if a.Refused != nil {
+		return 0, a.Refused
+	}
 	if a.Err != "" {
 		return 0, errors.New(a.Err)
 	}
@@ -230,7 +234,7 @@ func UserNS() error {
 		return ErrUsage
 	}
 	say := func(a answer, err error) error {
-		if err != nil {
+		if !errors.As(err, &a.Refused) && err != nil {
 			a.Err = err.Error()
 		}
 		return errors.Join(err, answers.Encode(a))
