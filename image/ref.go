@@ -9,10 +9,17 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// maxRef bounds a reference, in bytes: it has 255 of a name, 128 of a tag and a
+// digest. To parse what is far longer takes long.
+const maxRef = 1 << 9
+
 // parseRef normalises a reference as people write it: "busybox" is
 // docker.io/library/busybox:latest. With both a tag and a digest the digest
 // counts and the tag is dropped, since nothing says that they belong together.
 func parseRef(text string) (reference.Named, error) {
+	if len(text) > maxRef {
+		return nil, fmt.Errorf("%w: it has %d bytes, at most %d are possible", ErrInvalidReference, len(text), maxRef)
+	}
 	named, err := reference.ParseNormalizedNamed(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w %q: %w", ErrInvalidReference, text, err)
