@@ -19,6 +19,10 @@ var ErrNoDevice = errors.New("not a device")
 // the node.
 var notDevices = []string{"pts", "shm", "mqueue", "fd"}
 
+// maxEntries bounds what is looked at below a directory: there may be a whole
+// filesystem.
+const maxEntries = 1 << 16
+
 // Devices describes the device node that path names, with its owner and mode; if
 // path is a directory, all those below it. Their paths are the host's. Symlinks
 // are followed in path alone, never below it. ErrNoDevice; fs.ErrNotExist.
@@ -28,8 +32,11 @@ func Devices(path string) ([]specs.LinuxDevice, error) {
 		return nil, err
 	}
 	var devices []specs.LinuxDevice
+	entries := 0
 	err = filepath.WalkDir(real, func(at string, e fs.DirEntry, err error) error {
-		switch {
+		switch entries++; {
+		case entries > maxEntries:
+			return fmt.Errorf("%s holds more than %d files; name a directory of devices", path, maxEntries)
 		case errors.Is(err, fs.ErrNotExist) && at != real:
 			return nil // unplugged while we look
 		case err != nil:
