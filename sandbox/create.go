@@ -137,8 +137,11 @@ func (c *Container) make(ctx context.Context) (err error) {
 		return err
 	}
 	img, err := c.pod.pods.Images.Image(c.config.GetImage().GetImage())
-	if err != nil {
-		return fmt.Errorf("image %q: %w", c.config.GetImage().GetImage(), err)
+	switch {
+	case errors.Is(err, image.ErrInvalidReference):
+		return &InvalidError{Field: "image.image", Reason: err.Error(), Err: err}
+	case err != nil:
+		return err // it names the image
 	}
 	mounted, err := c.imagesMounted()
 	if err != nil {

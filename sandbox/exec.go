@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 
 	"berth/oci"
 )
@@ -63,10 +62,8 @@ func (c *Container) MayExec(cmd []string) error {
 	if len(cmd) == 0 || cmd[0] == "" {
 		return invalid("cmd", "is required")
 	}
-	for i, arg := range cmd {
-		if strings.ContainsRune(arg, 0) {
-			return invalid(fmt.Sprintf("cmd[%d]", i), "cannot hold a NUL")
-		}
+	if err := checkArgs("cmd", cmd); err != nil {
+		return err
 	}
 	if c.record().State != containerRunning {
 		return fmt.Errorf("exec in container %s: %w", c.id, ErrNotRunning)

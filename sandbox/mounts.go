@@ -18,20 +18,27 @@ import (
 var mountOptions = []string{"nodev", "noexec", "nosuid"}
 
 func (p *Pod) checkMounts(mounts []*runtimeapi.Mount) error {
+	taken := map[string]bool{}
 	for i, m := range mounts {
 		field := fmt.Sprintf("mounts[%d].", i)
 		switch target := m.GetContainerPath(); {
-		case !path.IsAbs(target) || path.Clean(target) == "/" || strings.ContainsRune(target, 0) || slices.Contains(strings.Split(target, "/"), ".."):
-			return invalid(field+"container_path", "%q is not an absolute path below / without ..", target)
-		case m.GetImage() == nil && (!path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0)):
-			return invalid(field+"host_path", "%q is not an absolute path", m.GetHostPath())
+		case !path.IsAbs(target) || path.Clean(target) == "/" || slices.Contains(strings.Split(target, "/"), ".."):
+			return invalid(field+"container_path", "%.100q is not an absolute path below / without ..", target)
+		case taken[path.Clean(target)]:
+			return invalid(field+"container_path", "%.100q is mounted on twice", target)
+		case m.GetImage() == nil && !path.IsAbs(m.GetHostPath()):
+			return invalid(field+"host_path", "%.100q is not an absolute path", m.GetHostPath())
 		case propagations[m.GetPropagation()] == "":
 			return invalid(field+"propagation", "%d is not PRIVATE, HOST_TO_CONTAINER or BIDIRECTIONAL", m.GetPropagation())
 		}
-		if err := checkImageMount(field, m); err != nil {
-			return err
-		}
-		if err := p.checkRecursiveReadOnly(field, m); err != nil {
+		taken[path.Clean(m.GetContainerPath())] = true
+		err := firstError(
+			func() error { return checkNames(field+"container_path", m.GetContainerPath()) },
+			func() error { return checkNames(field+"host_path", m.GetHostPath()) },
+			func() error { return checkImageMount(field, m) },
+			func() error { return p.checkRecursiveReadOnly(field, m) },
+		)
+		if err != nil {
 			return err
 		}
 		for _, option := range m.GetMountOptions() {

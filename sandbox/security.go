@@ -83,6 +83,9 @@ func checkIDs(at string, user, group *runtimeapi.Int64Value, groups []int64, pol
 	if err := checkID(at+"run_as_group", group.GetValue()); err != nil {
 		return err
 	}
+	if len(groups) > maxGroups {
+		return invalid(at+"supplemental_groups", "has %d groups, at most %d are possible", len(groups), maxGroups)
+	}
 	for i, gid := range groups {
 		if err := checkID(fmt.Sprintf("%ssupplemental_groups[%d]", at, i), gid); err != nil {
 			return err

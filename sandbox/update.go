@@ -46,10 +46,11 @@ func (c *Container) update(ctx context.Context, want *runtimeapi.LinuxContainerR
 	}
 	node := c.pod.pods.node
 	now := c.resources(rec)
-	next := node.effective(merge(now, want))
-	if err := c.pod.checkResources(next.LinuxContainerResources); err != nil {
+	merged := merge(now, want)
+	if err := c.pod.checkResources(merged); err != nil {
 		return err
 	}
+	next := node.effective(merged)
 	if rec.State == containerCreated { // its spec is read with them when it starts
 		return c.change("", func(rec *containerRecord) { rec.Resources = next })
 	}

@@ -20,6 +20,9 @@ import (
 // turn negative in programs that hold them in 32 bits.
 const maxID = 1<<31 - 1
 
+// maxGroups is the kernel's bound of a process's groups (NGROUPS_MAX).
+const maxGroups = 1 << 16
+
 // maxAccounts bounds what is read of an image's /etc/passwd and /etc/group.
 const maxAccounts = 1 << 20
 
@@ -59,7 +62,9 @@ func findUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, ro
 	for _, gid := range sc.GetSupplementalGroups() {
 		groups = append(groups, uint32(gid)) // in range: validated
 	}
-	found.AdditionalGids = unique(groups)
+	if found.AdditionalGids = unique(groups); len(found.AdditionalGids) > maxGroups {
+		return specs.User{}, invalid("linux.security_context.supplemental_groups", "with those of the pod and of the image there are %d groups, at most %d are possible", len(found.AdditionalGids), maxGroups)
+	}
 	return found, nil
 }
 

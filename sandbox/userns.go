@@ -59,16 +59,16 @@ func checkMapping(field string, mappings []*runtimeapi.IDMapping) error {
 		return invalid(field, "has %d mappings; exactly one is supported", len(mappings))
 	}
 	m := mappings[0]
-	field += "[0]."
+	field += "[0]"
 	switch {
 	case m.GetContainerId() != 0:
-		return invalid(field+"container_id", "%d leaves id 0 without a mapping; it must be 0", m.GetContainerId())
+		return invalid(field+".container_id", "%d leaves id 0 without a mapping; it must be 0", m.GetContainerId())
 	case m.GetHostId() == 0:
-		return invalid(field+"host_id", "0 would make the pod's root the host's")
+		return invalid(field+".host_id", "0 would make the pod's root the host's")
 	case m.GetLength() == 0:
-		return invalid(field+"length", "is 0")
+		return invalid(field+".length", "is 0")
 	case uint64(m.GetHostId())+uint64(m.GetLength())-1 > lastID:
-		return invalid(field+"length", "%d ids from %d on go beyond %d, the last one", m.GetLength(), m.GetHostId(), uint32(lastID))
+		return invalid(field, "%d ids from %d on go beyond %d, the last one", m.GetLength(), m.GetHostId(), uint32(lastID))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -97,10 +98,33 @@ func checkName(field, name string) error {
 	return nil
 }
 
+// The kernel's bounds of a path and of a name in it, in bytes. What lies before
+// a container's path on the host, or below a cgroup, has room in the former.
+const (
+	maxPath = 4095 - 256
+	maxName = 255
+)
+
 // checkPath accepts an absolute path with nothing to resolve in it.
 func checkPath(field, p string) error {
-	if !path.IsAbs(p) || path.Clean(p) != p || strings.ContainsRune(p, 0) {
-		return invalid(field, "%q is not an absolute path without . and ..", p)
+	if !path.IsAbs(p) || path.Clean(p) != p {
+		return invalid(field, "%.100q is not an absolute path without . and ..", p)
+	}
+	return checkNames(field, p)
+}
+
+// checkNames accepts what the kernel takes as a path, if it is there.
+func checkNames(field, p string) error {
+	if strings.ContainsRune(p, 0) {
+		return invalid(field, "%.100q holds a NUL", p)
+	}
+	if len(p) > maxPath {
+		return invalid(field, "has %d bytes, at most %d are possible", len(p), maxPath)
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if len(name) > maxName {
+			return invalid(field, "holds a name of %d bytes, at most %d are possible", len(name), maxName)
+		}
 	}
 	return nil
 }
@@ -119,6 +143,9 @@ func (ps *Pods) checkHostname(c *runtimeapi.PodSandboxConfig) error {
 }
 
 func checkDNS(dns *runtimeapi.DNSConfig) error {
+	if err := checkWords("dns_config.servers", dns.GetServers()); err != nil {
+		return err
+	}
 	for i, server := range dns.GetServers() {
 		if _, err := netip.ParseAddr(server); err != nil {
 			return invalid(fmt.Sprintf("dns_config.servers[%d]", i), "%q is not an IP address", server)
@@ -130,11 +157,14 @@ func checkDNS(dns *runtimeapi.DNSConfig) error {
 	return checkWords("dns_config.options", dns.GetOptions())
 }
 
+// maxWord is the length of the longest domain name, in bytes.
+const maxWord = 255
+
 // checkWords keeps a line of resolv.conf a line.
 func checkWords(field string, words []string) error {
 	for i, word := range words {
-		if f := strings.Fields(word); len(f) != 1 || f[0] != word {
-			return invalid(fmt.Sprintf("%s[%d]", field, i), "%q is not one word", word)
+		if f := strings.Fields(word); len(f) != 1 || f[0] != word || len(word) > maxWord || strings.ContainsFunc(word, unicode.IsControl) {
+			return invalid(fmt.Sprintf("%s[%d]", field, i), "%.100q is not one word of at most %d bytes", word, maxWord)
 		}
 	}
 	return nil
@@ -152,9 +182,23 @@ func checkPorts(mappings []*runtimeapi.PortMapping) error {
 			return invalid(field+".protocol", "%d is not TCP, UDP or SCTP", m.GetProtocol())
 		}
 		if ip := m.GetHostIp(); ip != "" {
-			if _, err := netip.ParseAddr(ip); err != nil {
-				return invalid(field+".host_ip", "%q is not an IP address", ip)
+			if addr, err := netip.ParseAddr(ip); err != nil || addr.Zone() != "" {
+				return invalid(field+".host_ip", "%.100q is not an IP address", ip)
 			}
+		}
+	}
+	return checkHostPorts(mappings)
+}
+
+// checkHostPorts: a port of the host leads to one place.
+func checkHostPorts(mappings []*runtimeapi.PortMapping) error {
+	taken := map[cni.PortMapping]bool{}
+	for i, m := range mappings {
+		for _, p := range ports([]*runtimeapi.PortMapping{m}) {
+			if p.ContainerPort = 0; taken[p] {
+				return invalid(fmt.Sprintf("port_mappings[%d].host_port", i), "%s port %d is mapped twice", p.Protocol, p.HostPort)
+			}
+			taken[p] = true
 		}
 	}
 	return nil
@@ -191,8 +235,11 @@ func checkPodLinux(l *runtimeapi.LinuxPodSandboxConfig) error {
 		if err := checkPath("linux.cgroup_parent", parent); err != nil {
 			return err
 		}
-		if parent == "/" {
+		switch {
+		case parent == "/":
 			return invalid("linux.cgroup_parent", "is the root cgroup; name one below it")
+		case strings.ContainsRune(parent, '\n'):
+			return invalid("linux.cgroup_parent", "%.100q holds a newline, which no cgroup's name may", parent)
 		}
 	}
 	const at = "linux.security_context."

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -41,21 +40,22 @@ func (p *Pod) validateContainer(c *runtimeapi.ContainerConfig) error {
 }
 
 func checkProcess(c *runtimeapi.ContainerConfig) error {
-	for _, arg := range slices.Concat(c.GetCommand(), c.GetArgs(), []string{c.GetWorkingDir()}) {
-		if strings.ContainsRune(arg, 0) {
-			return invalid("command", "command, args and working_dir cannot hold a NUL")
+	if err := checkArgs("command", c.GetCommand()); err != nil {
+		return err
+	}
+	if err := checkArgs("args", c.GetArgs()); err != nil {
+		return err
+	}
+	if dir := c.GetWorkingDir(); dir != "" {
+		if !path.IsAbs(dir) {
+			return invalid("working_dir", "%.100q is not an absolute path", dir)
+		}
+		if err := checkNames("working_dir", dir); err != nil {
+			return err
 		}
 	}
-	if dir := c.GetWorkingDir(); dir != "" && !path.IsAbs(dir) {
-		return invalid("working_dir", "%q is not an absolute path", dir)
-	}
-	for i, kv := range c.GetEnvs() {
-		if kv.GetKey() == "" || strings.ContainsAny(kv.GetKey(), "=\x00") {
-			return invalid(fmt.Sprintf("envs[%d].key", i), "%q is not the name of a variable", kv.GetKey())
-		}
-		if bytes.ContainsRune(kv.GetValue(), 0) || !utf8.Valid(kv.GetValue()) {
-			return invalid(fmt.Sprintf("envs[%d].value", i), "is not UTF-8 without NUL, which is all that an OCI runtime spec can hold")
-		}
+	if err := checkEnvironment(c.GetEnvs()); err != nil {
+		return err
 	}
 	if s := c.GetStopSignal(); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT && number(s) == 0 {
 		return invalid("stop_signal", "%d is unknown", s)
@@ -63,16 +63,49 @@ func checkProcess(c *runtimeapi.ContainerConfig) error {
 	return nil
 }
 
+// maxArg is the kernel's bound of one argument or variable of a process, in bytes
+// (execve(2): MAX_ARG_STRLEN, which counts a NUL).
+const maxArg = 128<<10 - 1
+
+// checkArgs accepts what can be arguments of a process.
+func checkArgs(field string, args []string) error {
+	for i, arg := range args {
+		switch field := fmt.Sprintf("%s[%d]", field, i); {
+		case strings.ContainsRune(arg, 0):
+			return invalid(field, "cannot hold a NUL")
+		case len(arg) > maxArg:
+			return invalid(field, "has %d bytes, at most %d are possible", len(arg), maxArg)
+		}
+	}
+	return nil
+}
+
+func checkEnvironment(envs []*runtimeapi.KeyValue) error {
+	for i, kv := range envs {
+		field := fmt.Sprintf("envs[%d]", i)
+		switch key, value := kv.GetKey(), kv.GetValue(); {
+		case key == "" || len(key) > maxArg || strings.ContainsAny(key, "=\x00"):
+			return invalid(field+".key", "%.100q is not the name of a variable", key)
+		case bytes.ContainsRune(value, 0) || !utf8.Valid(value):
+			return invalid(field+".value", "is not UTF-8 without NUL, which is all that an OCI runtime spec can hold")
+		case len(key)+len("=")+len(value) > maxArg:
+			return invalid(field+".value", "has %d bytes; at most %d are possible with the key", len(value), maxArg)
+		}
+	}
+	return nil
+}
+
 func (p *Pod) checkLog(name string) error {
+	dir := p.config.GetLogDirectory()
 	switch {
 	case name == "":
 		return nil
-	case p.config.GetLogDirectory() == "":
+	case dir == "":
 		return invalid("log_path", "the pod has no log_directory")
-	case !filepath.IsLocal(name) || path.Clean(name) != name || name == "." || strings.ContainsRune(name, 0):
-		return invalid("log_path", "%q is not a relative path without . and ..", name)
+	case !filepath.IsLocal(name) || path.Clean(name) != name || name == ".":
+		return invalid("log_path", "%.100q is not a relative path without . and ..", name)
 	}
-	return nil
+	return checkNames("log_path", path.Join(dir, name))
 }
 
 func checkUnsupported(c *runtimeapi.ContainerConfig) error {

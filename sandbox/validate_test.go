@@ -166,7 +166,7 @@ func TestValidateContainer(t *testing.T) {
 		{"metadata.name", func(c *ctrC) { c.Metadata.Name = "../x" }},
 		{"image.image", func(c *ctrC) { c.Image = nil }},
 		{"config", func(c *ctrC) { c.Args = []string{strings.Repeat("x", maxConfig)} }},
-		{"command", func(c *ctrC) { c.Command = []string{"a\x00b"} }},
+		{"command[0]", func(c *ctrC) { c.Command = []string{"a\x00b"} }},
 		{"working_dir", func(c *ctrC) { c.WorkingDir = "work" }},
 		{"", env("A", "ä\n=")},
 		{"envs[0].key", env("", "")},

@@ -23,21 +23,21 @@ func checkImageMount(field string, m *runtimeapi.Mount) error {
 	sub := m.GetImageSubPath()
 	switch {
 	case m.GetImage() == nil && sub != "":
-		return invalid(field+"image_sub_path", "%q is of no image", sub)
+		return invalid(field+"image_sub_path", "%.100q is of no image", sub)
 	case m.GetImage() == nil:
 		return nil
 	case m.GetImage().GetImage() == "":
 		return invalid(field+"image.image", "is required")
 	case m.GetHostPath() != "":
-		return invalid(field+"host_path", "%q contradicts image", m.GetHostPath())
+		return invalid(field+"host_path", "%.100q contradicts image", m.GetHostPath())
 	case !m.GetReadonly():
 		return invalid(field+"readonly", "is required: images are mounted read-only")
 	case m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
 		return invalid(field+"propagation", "%s is not PRIVATE: nothing else is ever mounted in an image", m.GetPropagation())
-	case path.IsAbs(sub) || strings.ContainsRune(sub, 0) || slices.Contains(strings.Split(sub, "/"), ".."):
-		return invalid(field+"image_sub_path", "%q is not a relative path without ..", sub)
+	case path.IsAbs(sub) || slices.Contains(strings.Split(sub, "/"), ".."):
+		return invalid(field+"image_sub_path", "%.100q is not a relative path without ..", sub)
 	}
-	return nil
+	return checkNames(field+"image_sub_path", sub)
 }
 
 func checkViews(mounts []*runtimeapi.Mount) error {
