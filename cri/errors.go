@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"errors"
+	"strings"
 	"syscall"
 
 	"google.golang.org/grpc/codes"
@@ -41,6 +42,21 @@ var errorTable = []struct {
 	{context.Canceled, codes.Canceled, ""},
 }
 
+// maxText bounds the text of an error, in bytes. It may quote what a client has
+// sent, and goes into logs and events.
+const maxText = 2 << 10
+
+// clip leaves the beginning of a text that is too long, which says what failed,
+// and the end, which says why.
+func clip(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	const gap = " … "
+	half := (maxText - len(gap)) / 2
+	return strings.ToValidUTF8(text[:half], "") + gap + strings.ToValidUTF8(text[len(text)-half:], "")
+}
+
 // toStatus returns err as a gRPC status, nil for nil. When the call's own ctx
 // has ended, that is the reason, wherever the error came from.
 func toStatus(ctx context.Context, err error) error {
@@ -48,20 +64,20 @@ func toStatus(ctx context.Context, err error) error {
 		return nil
 	}
 	if end := ctx.Err(); end != nil {
-		return status.Error(status.FromContextError(end).Code(), err.Error())
+		return status.Error(status.FromContextError(end).Code(), clip(err.Error()))
 	}
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
 	if invalid := (*sandbox.InvalidError)(nil); errors.As(err, &invalid) {
-		return status.Error(codes.InvalidArgument, err.Error())
+		return status.Error(codes.InvalidArgument, clip(err.Error()))
 	}
 	for _, row := range errorTable {
 		if errors.Is(err, row.err) {
-			return status.Error(row.code, row.prefix+err.Error())
+			return status.Error(row.code, clip(row.prefix+err.Error()))
 		}
 	}
-	return status.Error(codes.Unknown, err.Error())
+	return status.Error(codes.Unknown, clip(err.Error()))
 }
 
 // required returns an InvalidError naming field if value is empty.
@@ -70,6 +86,15 @@ func required(field, value string) error {
 		return &sandbox.InvalidError{Field: field, Reason: "is required"}
 	}
 	return nil
+}
+
+// namedImage is an error of package image for the field that holds the
+// reference.
+func namedImage(field string, err error) error {
+	if errors.Is(err, image.ErrInvalidReference) {
+		return &sandbox.InvalidError{Field: field, Reason: err.Error(), Err: err}
+	}
+	return err
 }
 
 // ignoreNotFound is for the verbs that succeed on what does not exist.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -33,6 +34,8 @@ func TestErrorTable(t *testing.T) {
 		{"anything else", errors.New("runc: no such file"), codes.Unknown, "runc: no such file"},
 		{"pre-empted in a mount", fmt.Errorf("%w: %w: %w", sandbox.ErrPreempted, sandbox.ErrImageMount, context.Canceled), codes.Aborted,
 			"pre-empted by a stop or remove: image cannot be mounted: context canceled"},
+		{"a quotation", fmt.Errorf("pod %q: %w", strings.Repeat("x", maxText), sandbox.ErrNotFound), codes.NotFound,
+			`pod "` + strings.Repeat("x", 1016) + " … " + strings.Repeat("x", 1009) + `": not found`},
 		{"a status", status.Error(codes.DataLoss, "gone"), codes.DataLoss, "gone"},
 
 		// The kubelet knows these by how their text begins, and only with Unknown.

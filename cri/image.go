@@ -1,16 +1,20 @@
 package cri
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/image"
+	"berth/sandbox"
 )
 
 // PullImage pulls an image and returns its id, which is what image_ref and
@@ -26,9 +30,12 @@ func (s *Server) pullImage(ctx context.Context, req *runtimeapi.PullImageRequest
 	if err := required("image.image", ref); err != nil {
 		return nil, err
 	}
+	if err := checkAuth(req.GetAuth()); err != nil {
+		return nil, err
+	}
 	img, err := s.Images.Pull(ctx, image.Pull{Ref: ref, Auth: toAuth(req.GetAuth()), Watch: watch})
 	if err != nil {
-		return nil, err
+		return nil, namedImage("image.image", err)
 	}
 	return &runtimeapi.PullImageResponse{ImageRef: img.ID.String()}, nil
 }
@@ -45,7 +52,7 @@ func (s *Server) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusReque
 		return &runtimeapi.ImageStatusResponse{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, namedImage("image.image", err)
 	}
 	resp := &runtimeapi.ImageStatusResponse{Image: toImage(img)}
 	if req.GetVerbose() {
@@ -65,7 +72,7 @@ func (s *Server) ListImages(_ context.Context, req *runtimeapi.ListImagesRequest
 		case err == nil:
 			resp.Images = []*runtimeapi.Image{toImage(img)}
 		case !errors.Is(err, image.ErrNotFound):
-			return nil, err
+			return nil, namedImage("filter.image.image", err)
 		}
 		return resp, nil
 	}
@@ -83,7 +90,7 @@ func (s *Server) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageReq
 		return nil, err
 	}
 	if err := s.Images.Remove(ctx, ref); err != nil && !errors.Is(err, image.ErrNotFound) {
-		return nil, err
+		return nil, namedImage("image.image", err)
 	}
 	return &runtimeapi.RemoveImageResponse{}, nil
 }
@@ -108,6 +115,21 @@ func toFilesystem(u image.Usage) *runtimeapi.FilesystemUsage {
 		UsedBytes:  &runtimeapi.UInt64Value{Value: u.Bytes},
 		InodesUsed: &runtimeapi.UInt64Value{Value: u.Inodes},
 	}
+}
+
+// checkAuth refuses what cannot be said to a registry. No error ever holds any
+// part of a credential.
+func checkAuth(a *runtimeapi.AuthConfig) error {
+	plain, err := base64.StdEncoding.DecodeString(a.GetAuth())
+	switch {
+	case err != nil:
+		return &sandbox.InvalidError{Field: "auth.auth", Reason: "is not base64"}
+	case len(plain) > 0 && !bytes.ContainsRune(plain, ':'):
+		return &sandbox.InvalidError{Field: "auth.auth", Reason: "is not username:password in base64"}
+	case strings.ContainsFunc(a.GetRegistryToken(), unicode.IsControl):
+		return &sandbox.InvalidError{Field: "auth.registry_token", Reason: "cannot be in an HTTP header"}
+	}
+	return nil
 }
 
 func toAuth(a *runtimeapi.AuthConfig) image.Auth {

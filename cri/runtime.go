@@ -3,7 +3,9 @@ package cri
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
+	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -69,8 +71,16 @@ func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest
 	}, nil
 }
 
-// UpdateRuntimeConfig brings the node's pod CIDR. The CNI plugins of a cluster
-// learn it from the cluster itself, so that nothing is left to do here.
-func (s *Server) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+// UpdateRuntimeConfig brings the node's pod CIDR, two of them with a comma
+// between. The CNI plugins of a cluster learn it from the cluster itself, so that
+// nothing is left to do here.
+func (s *Server) UpdateRuntimeConfig(_ context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	if cidrs := req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr(); cidrs != "" {
+		for cidr := range strings.SplitSeq(cidrs, ",") {
+			if _, err := netip.ParsePrefix(cidr); err != nil {
+				return nil, &sandbox.InvalidError{Field: "runtime_config.network_config.pod_cidr", Reason: err.Error()}
+			}
+		}
+	}
 	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
 }
