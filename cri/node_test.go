@@ -3,9 +3,11 @@ package cri
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -36,15 +38,18 @@ type node struct {
 	registry *registry.Registry
 	network  *fakeNetwork
 	runtime  *fakeRuntime
+	effects  *effects // of network, runtime and the roots
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
 	leak.NeedRoot(t) // layers are unpacked with their owners
+	made := &effects{there: map[string]bool{}}
 	n := &node{
 		registry: registry.Start(t),
-		network:  &fakeNetwork{},
-		runtime:  &fakeRuntime{processes: map[string]*process{}},
+		network:  &fakeNetwork{effects: made},
+		runtime:  &fakeRuntime{effects: made, processes: map[string]*process{}},
+		effects:  made,
 	}
 	store := &image.Store{Dir: filepath.Join(t.TempDir(), "store")}
 	if err := store.Open(t.Context()); err != nil {
@@ -58,9 +63,9 @@ func newNode(t *testing.T) *node {
 	pods := &sandbox.Pods{
 		Dir:            filepath.Join(t.TempDir(), "pods"),
 		DefaultRuntime: "fast",
-		Runtimes:       map[string]sandbox.Runtime{"fast": n.runtime, "slow": &fakeRuntime{noUserNS: errors.New("too old")}},
+		Runtimes:       map[string]sandbox.Runtime{"fast": n.runtime, "slow": &fakeRuntime{effects: made, noUserNS: errors.New("too old")}},
 		Network:        n.network,
-		Images:         fakeRoots{store, t.TempDir()},
+		Images:         fakeRoots{store, made, t.TempDir()},
 	}
 	if err := pods.Open(t.Context()); err != nil {
 		t.Fatal(err)
@@ -102,8 +107,34 @@ func serve(t *testing.T, s *Server) *grpc.ClientConn {
 	return conn
 }
 
+// effects are what the made-up parts of a node have made and not taken back.
+type effects struct {
+	mu    sync.Mutex
+	there map[string]bool
+}
+
+func (e *effects) add(kind, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.there[kind+" "+id] = true
+}
+
+func (e *effects) drop(kind, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.there, kind+" "+id)
+}
+
+func (e *effects) list() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.there))
+}
+
 // fakeNetwork gives every pod the same address.
 type fakeNetwork struct {
+	effects *effects
+
 	mu      sync.Mutex
 	status  error
 	builtin map[string]bool // by pod id: it was added with the built-in network allowed
@@ -116,10 +147,14 @@ func (f *fakeNetwork) Add(_ context.Context, p cni.Pod) (cni.Attachment, error) 
 		f.builtin = map[string]bool{}
 	}
 	f.builtin[p.ID] = p.Builtin
+	f.effects.add("attachment", p.ID)
 	return cni.Attachment{}, nil
 }
 
-func (f *fakeNetwork) Del(context.Context, cni.Pod) error { return nil }
+func (f *fakeNetwork) Del(_ context.Context, p cni.Pod) error {
+	f.effects.drop("attachment", p.ID)
+	return nil
+}
 
 func (f *fakeNetwork) GC(context.Context, map[string]bool) error { return nil }
 
@@ -132,17 +167,26 @@ func (f *fakeNetwork) Status(context.Context) error {
 // fakeRoots is a real store whose containers have an empty directory as root.
 type fakeRoots struct {
 	*image.Store
-	root string
+	effects *effects
+	root    string
 }
 
-func (f fakeRoots) Root(context.Context, string, *image.Image, *image.Users) (*os.File, error) {
+func (f fakeRoots) Root(_ context.Context, id string, _ *image.Image, _ *image.Users) (*os.File, error) {
+	f.effects.add("root", id)
 	return os.Open(f.root)
 }
-func (f fakeRoots) RemoveRoot(context.Context, string) error { return nil }
-func (f fakeRoots) Roots() ([]string, error)                 { return nil, nil }
+
+func (f fakeRoots) RemoveRoot(_ context.Context, id string) error {
+	f.effects.drop("root", id)
+	return nil
+}
+
+func (f fakeRoots) Roots() ([]string, error) { return nil, nil }
 
 // fakeRuntime starts processes that run until they are killed.
 type fakeRuntime struct {
+	effects *effects
+
 	mu        sync.Mutex
 	processes map[string]*process
 	exec      func(ctx context.Context, e oci.Exec) (int, error) // what Exec does
@@ -151,6 +195,7 @@ type fakeRuntime struct {
 	reopened  int
 	broken    map[string]error // containers and pods whose numbers cannot be read
 	noUserNS  error
+	features  oci.Features
 }
 
 type process struct {
@@ -158,15 +203,24 @@ type process struct {
 	exit  oci.Exit
 }
 
-func (f *fakeRuntime) UserNamespaces() error                    { return f.noUserNS }
-func (f *fakeRuntime) MakePod(context.Context, oci.Pod) error   { return nil }
-func (f *fakeRuntime) RemovePod(context.Context, oci.Pod) error { return nil }
+func (f *fakeRuntime) UserNamespaces() error { return f.noUserNS }
+
+func (f *fakeRuntime) MakePod(_ context.Context, p oci.Pod) error {
+	f.effects.add("namespaces", p.ID)
+	return nil
+}
+
+func (f *fakeRuntime) RemovePod(_ context.Context, p oci.Pod) error {
+	f.effects.drop("namespaces", p.ID)
+	return nil
+}
 
 func (f *fakeRuntime) Start(_ context.Context, s oci.Start) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.processes[s.ID] == nil {
 		f.processes[s.ID] = &process{ended: make(chan struct{})}
+		f.effects.add("process", s.ID)
 	}
 	return 4711, nil
 }
@@ -214,7 +268,10 @@ func (f *fakeRuntime) Kill(ctx context.Context, c oci.Container) error {
 	return nil
 }
 
-func (f *fakeRuntime) Remove(ctx context.Context, c oci.Container) error { return f.Kill(ctx, c) }
+func (f *fakeRuntime) Remove(ctx context.Context, c oci.Container) error {
+	f.effects.drop("process", c.ID)
+	return f.Kill(ctx, c)
+}
 
 func (f *fakeRuntime) Exec(ctx context.Context, e oci.Exec) (int, error) { return f.exec(ctx, e) }
 
@@ -256,6 +313,6 @@ func (f *fakeRuntime) Limits(context.Context, oci.Container, oci.Update) (oci.Li
 }
 func (f *fakeRuntime) Update(context.Context, oci.Container, oci.Update) error  { return nil }
 func (f *fakeRuntime) Restore(context.Context, oci.Container, oci.Limits) error { return nil }
-func (f *fakeRuntime) Features() oci.Features                                   { return oci.Features{} }
+func (f *fakeRuntime) Features() oci.Features                                   { return f.features }
 
 func (f *fakeRuntime) GC(context.Context, func(string) bool) error { return nil }
