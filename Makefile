@@ -2,6 +2,8 @@
 # make test         passes every test
 # make test-node    passes those with a real kubelet, which takes minutes to build
 # make bench-pods   compares Berth with containerd; BENCH='-h' lists options
+# make test-vm      passes those that look at cgroup v2, systemd and AppArmor, in an
+#                   emulated machine: an hour or more; no part of make test or CI
 # All need Debian, Go and root, and install what else is missing: hack/setup.sh.
 
 PREFIX ?= /usr/local
@@ -13,7 +15,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 # Test binaries play many short programs; each would sleep a second at its end.
 export GORACE := atexit_sleep_ms=0
 
-.PHONY: build quickstart test test-node bench-pods lint vuln install clean
+.PHONY: build quickstart test test-node test-vm bench-pods lint vuln install clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ ./cmd/...
@@ -38,6 +40,12 @@ bench-pods: build
 	hack/setup.sh bench
 	CGO_ENABLED=0 go build -C hack/bench -o ../../build/tools/bench .
 	build/tools/bench $(BENCH)
+
+# VM_TESTS and VM_PACKAGES choose among them.
+VM_PACKAGES ?= ./oci/cgroup ./oci ./sandbox ./test/conformance
+VM_TESTS ?= AppArmor|Cgroup|Device|Dir|ForkBomb|Kill|Limits|OOM|Privileged|Resources|Restore|RootFS|Seccomp|Security|Start|Stats|Systemd|Update|UserNamespace|Restricted
+test-vm:
+	hack/vm.sh $(VM_PACKAGES) -test.v -test.run '$(VM_TESTS)'
 
 lint:
 	hack/setup.sh lint

@@ -6,6 +6,7 @@
 #   hack/setup.sh test   and what the tests need besides: strace, and the cgroup hierarchies that crun insists on
 #   hack/setup.sh node   and what the tests with a real kubelet need: the kubelet, minutes of building
 #   hack/setup.sh bench  and what Berth is compared with: containerd, minutes of building
+#   hack/setup.sh vm     and what the tests in a virtual machine need: qemu, and a Debian of their own
 #   hack/setup.sh lint   the linters alone; needs no root
 #
 # It does only what is not done yet: a second run takes a second. The programs
@@ -47,6 +48,8 @@ build() {
 
 run() {
 	debs crun nftables iproute2 gcc libc6-dev libseccomp-dev pkg-config
+	# It loads the profile of containers where there is AppArmor.
+	[ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" != Y ] || debs apparmor
 	build runc "$libexec" runc github.com/opencontainers/runc -tags=seccomp
 	local package
 	for package in $(cd hack/tools/cni && go list -f '{{.ImportPath}}' tool); do
@@ -92,6 +95,29 @@ containerd() {
 	[ "$tools/pause" -nt hack/tools/pause/pause.c ] || cc -static -Os -s -o "$tools/pause" hack/tools/pause/pause.c
 }
 
+# vm makes the disk, kernel and initrd that hack/vm.sh boots. MIRROR is a mirror of
+# Debian, if not the usual one.
+vm() {
+	local packages=linux-image-cloud-amd64,systemd-sysv,apparmor,crun,libseccomp2,nftables,iproute2,busybox-static,procps
+	local dir=build/vm
+	debs qemu-system-x86 debootstrap debian-archive-keyring e2fsprogs
+	[ "$(cat "$dir/packages" 2>/dev/null)" = "$packages" ] && return
+	echo "setup: installing a Debian in $dir"
+	rm -rf --one-file-system "$dir"
+	mkdir -p "$dir"
+	debootstrap --variant=minbase --include="$packages" trixie "$dir/root" ${MIRROR:+"$MIRROR"} >"$dir/debootstrap.log"
+	# A hundred profiles of desktop programs, and the chores of a first boot, take
+	# minutes in emulation.
+	find "$dir/root/etc/apparmor.d" -maxdepth 1 -type f ! -name runc ! -name crun -delete
+	touch "$dir/root/etc/.updated" "$dir/root/var/.updated"
+	cp "$dir"/root/boot/vmlinuz-* "$dir/vmlinuz"
+	cp "$dir"/root/boot/initrd.img-* "$dir/initrd"
+	truncate -s 4G "$dir/root.ext4"
+	mke2fs -q -F -t ext4 -d "$dir/root" "$dir/root.ext4"
+	rm -rf --one-file-system "$dir/root"
+	echo "$packages" >"$dir/packages"
+}
+
 lint() {
 	CGO_ENABLED=0 build lint "$tools" golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 }
@@ -102,6 +128,7 @@ demo) run; demo ;;
 test) run; demo; debs strace; legacy_controllers ;;
 node) run; demo; legacy_controllers; kubelet ;;
 bench) run; demo; legacy_controllers; containerd ;;
+vm) run; demo; vm ;;
 lint) lint ;;
 *)
 	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2

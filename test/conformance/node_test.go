@@ -247,7 +247,8 @@ func (n *node) processes(pid int) []int {
 	return all
 }
 
-// programs builds what a node runs, once.
+// programs builds what a node runs, once. With BERTH_PROGRAMS in the environment
+// they are that directory's: on a machine without Go.
 func programs(t *testing.T) string {
 	t.Helper()
 	dir, err := buildPrograms()
@@ -258,6 +259,9 @@ func programs(t *testing.T) string {
 }
 
 var buildPrograms = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv("BERTH_PROGRAMS"); dir != "" {
+		return dir, nil
+	}
 	// A path that stays the same: the build is cached, and nothing needs to be
 	// removed.
 	dir, err := filepath.Abs("../../build/conformance")

@@ -60,3 +60,31 @@ func missing(t testing.TB, format string, args ...any) {
 	}
 	end(format, args...)
 }
+
+// NeedAppArmor skips t on a kernel without AppArmor. hack/vm.sh has one; there it
+// fails t instead, by REQUIRE_VM=1 in the environment.
+func NeedAppArmor(t testing.TB) {
+	t.Helper()
+	if enabled, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled"); string(enabled) != "Y\n" {
+		notHere(t, "this kernel has no AppArmor: hack/vm.sh has")
+	}
+}
+
+// NeedSystemd is NeedAppArmor for systemd as the first process, with cgroup v2
+// alone.
+func NeedSystemd(t testing.TB) {
+	t.Helper()
+	_, err := os.Stat("/run/systemd/system")
+	_, unified := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	if err != nil || unified != nil {
+		notHere(t, "this machine has no systemd with cgroup v2: hack/vm.sh has")
+	}
+}
+
+func notHere(t testing.TB, reason string) {
+	t.Helper()
+	if os.Getenv("REQUIRE_VM") == "1" {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
+}
