@@ -37,6 +37,9 @@ func FindControls() Controls {
 	return c
 }
 
+// CPUWeight is the weight of cgroup v2 that stands for v1's shares, 0 for none.
+func CPUWeight(shares uint64) uint64 { return cgroups.ConvertCPUSharesToCgroupV2Value(shares) }
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

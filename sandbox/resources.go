@@ -221,12 +221,23 @@ func (n node) effective(r *runtimeapi.LinuxContainerResources) *resources {
 	return &resources{r}
 }
 
+// cpuWeight is the file in which cgroup v2 has a weight instead of shares.
+const cpuWeight = "cpu.weight"
+
 // limits are validated resources for an OCI runtime. Only what is set is named.
 func limits(r *runtimeapi.LinuxContainerResources, can oci.Controls) *specs.LinuxResources {
 	l := &specs.LinuxResources{Unified: r.GetUnified()}
-	if r.GetCpuPeriod() != 0 || r.GetCpuQuota() != 0 || r.GetCpuShares() != 0 || r.GetCpusetCpus() != "" || r.GetCpusetMems() != "" {
+	shares := r.GetCpuShares()
+	if shares != 0 && can.Unified {
+		// Runtimes make different weights of the same shares. A weight that is
+		// asked for counts.
+		l.Unified = map[string]string{cpuWeight: strconv.FormatUint(oci.CPUWeight(uint64(shares)), 10)}
+		maps.Copy(l.Unified, r.GetUnified())
+		shares = 0
+	}
+	if r.GetCpuPeriod() != 0 || r.GetCpuQuota() != 0 || shares != 0 || r.GetCpusetCpus() != "" || r.GetCpusetMems() != "" {
 		l.CPU = &specs.LinuxCPU{
-			Shares: unsigned(r.GetCpuShares()), Quota: unlessZero(r.GetCpuQuota()), Period: unsigned(r.GetCpuPeriod()),
+			Shares: unsigned(shares), Quota: unlessZero(r.GetCpuQuota()), Period: unsigned(r.GetCpuPeriod()),
 			Cpus: r.GetCpusetCpus(), Mems: r.GetCpusetMems(),
 		}
 	}

@@ -148,8 +148,11 @@ func TestLimits(t *testing.T) {
 		{&res{CpuQuota: -1}, v1node, `{"cpu":{"quota":-1}}`},
 		{&res{MemoryLimitInBytes: 9}, v1node, `{"memory":{"limit":9}}`},
 		{&res{HugepageLimits: []*huge{{PageSize: "2MB"}}}, bare, `{}`},
-		{all, v2node, `{"memory":{"limit":4,"swap":5},"cpu":{"shares":3,"quota":-1,"period":1,"cpus":"0","mems":"1"},` +
-			`"hugepageLimits":[{"pageSize":"2MB","limit":6},{"pageSize":"1GB","limit":0}],"unified":{"memory.low":"7"}}`},
+		{&res{CpuShares: 400}, v1node, `{"cpu":{"shares":400}}`},
+		{&res{CpuShares: 400}, v2node, `{"unified":{"cpu.weight":"49"}}`},
+		{&res{CpuShares: 400, Unified: map[string]string{"cpu.weight": "5", "memory.low": "7"}}, v2node, `{"unified":{"cpu.weight":"5","memory.low":"7"}}`},
+		{all, v2node, `{"memory":{"limit":4,"swap":5},"cpu":{"quota":-1,"period":1,"cpus":"0","mems":"1"},` +
+			`"hugepageLimits":[{"pageSize":"2MB","limit":6},{"pageSize":"1GB","limit":0}],"unified":{"cpu.weight":"2","memory.low":"7"}}`},
 	} {
 		if got, err := json.Marshal(limits(tt.r, tt.can)); err != nil || string(got) != tt.want {
 			t.Errorf("%v: %s, %v, want %s", tt.r, got, err, tt.want)

@@ -2,9 +2,12 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -35,19 +38,38 @@ func limit(t *testing.T, path, controller, v1, v2 string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// kernelLimits is what the kernel lets the container use, in v1's words.
+// kernelLimits is what the kernel lets the container use, in v1's words but for
+// the weight that v2 has instead of shares.
 func kernelLimits(t *testing.T, path string) string {
 	t.Helper()
 	if oci.FindControls().Unified {
+		quota, period, _ := strings.Cut(limit(t, path, "", "", "cpu.max"), " ")
+		if quota == "max" {
+			quota = "-1"
+		}
+		memory, swap := number(t, limit(t, path, "", "", "memory.max")), number(t, limit(t, path, "", "", "memory.swap.max"))
 		return strings.Join([]string{
-			"max " + limit(t, path, "", "", "cpu.max"), "weight " + limit(t, path, "", "", "cpu.weight"), "cpus " + limit(t, path, "", "", "cpuset.cpus"),
-			"memory " + limit(t, path, "", "", "memory.max"),
+			"period " + period, "quota " + quota, "weight " + limit(t, path, "", "", "cpu.weight"),
+			"cpus " + limit(t, path, "", "", "cpuset.cpus"), "memory " + fmt.Sprint(memory), "with swap " + fmt.Sprint(memory+swap),
 		}, ", ")
 	}
 	return strings.Join([]string{
 		"period " + limit(t, path, "cpu", "cpu.cfs_period_us", ""), "quota " + limit(t, path, "cpu", "cpu.cfs_quota_us", ""), "shares " + limit(t, path, "cpu", "cpu.shares", ""),
 		"cpus " + limit(t, path, "cpuset", "cpuset.cpus", ""), "memory " + limit(t, path, "memory", "memory.limit_in_bytes", ""), "with swap " + limit(t, path, "memory", "memory.memsw.limit_in_bytes", ""),
 	}, ", ")
+}
+
+// number reads a limit; -1 for none.
+func number(t *testing.T, text string) int64 {
+	t.Helper()
+	if text == "max" {
+		return -1
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // kubepods is a pod's cgroup as the kubelet makes it; it ends with the test, after
@@ -58,6 +80,9 @@ func (n *node) kubepods(t *testing.T) string {
 	for _, at := range cgroupMounts(t) {
 		if err := os.MkdirAll(filepath.Join(at, path), 0o755); err != nil {
 			t.Fatal(err)
+		}
+		for _, dir := range []string{"/", filepath.Dir(path), path} {
+			delegate(t, filepath.Join(at, dir))
 		}
 		for _, dir := range []string{filepath.Dir(path), path} {
 			for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
@@ -81,6 +106,24 @@ func (n *node) kubepods(t *testing.T) string {
 		}
 	})
 	return path
+}
+
+// delegate lets the cgroups below dir have every controller, where v2 has to be
+// told.
+func delegate(t *testing.T, dir string) {
+	t.Helper()
+	names, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Fields(string(names)) {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // cgroupMounts are where the hierarchies are mounted.
@@ -135,7 +178,12 @@ func TestResources(t *testing.T) {
 		if _, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 			t.Fatal(err)
 		}
-		want := "period 50000, quota 25000, shares 400, cpus 0, memory 67108864, with swap 67108864"
+		// The weight for 400 shares, with every runtime.
+		words := strings.NewReplacer()
+		if oci.FindControls().Unified {
+			words = strings.NewReplacer("shares 400", "weight 49")
+		}
+		want := words.Replace("period 50000, quota 25000, shares 400, cpus 0, memory 67108864, with swap 67108864")
 		if got := kernelLimits(t, path); got != want {
 			t.Errorf("started: %s, want %s", got, want)
 		}
@@ -165,8 +213,8 @@ func TestResources(t *testing.T) {
 			if err := n.update(t, id, step.r); err != nil {
 				t.Errorf("%v: %v", step.r, err)
 			}
-			if got := kernelLimits(t, path); got != step.want {
-				t.Errorf("after %v: %s, want %s", step.r, got, step.want)
+			if got, want := kernelLimits(t, path), words.Replace(step.want); got != want {
+				t.Errorf("after %v: %s, want %s", step.r, got, want)
 			}
 		}
 		if err := n.update(t, id, &resources{OomScoreAdj: 500, HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2 * mib}}}); err != nil {
