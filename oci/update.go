@@ -111,6 +111,9 @@ func restoreFiles(files map[string]string) error {
 			case errors.Is(ended(err), ErrNotRunning) || err == nil && string(text) == files[path]:
 				continue
 			case err == nil:
+				err = checkUsage(path, files[path])
+			}
+			if err == nil {
 				err = writeLines(path, files[path])
 			}
 			if err != nil {
@@ -124,6 +127,24 @@ func restoreFiles(files map[string]string) error {
 			return errors.Join(errs...)
 		}
 	}
+}
+
+// checkUsage refuses a memory limit below what is in use, as v1's kernel does
+// itself: v2's would kill.
+func checkUsage(path, limit string) error {
+	most, err := strconv.ParseUint(strings.TrimSpace(limit), 10, 64)
+	if filepath.Base(path) != "memory.max" || err != nil { // "max"
+		return nil
+	}
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(path), "memory.current"))
+	if err != nil {
+		return err
+	}
+	usage, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	if err == nil && usage > most {
+		err = fmt.Errorf("memory usage is %d bytes, more than %d", usage, most)
+	}
+	return err
 }
 
 // writeLines gives the kernel text line by line; nothing is one empty line.
