@@ -154,7 +154,7 @@ func (c *Container) make(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, fs.close()) }()
 	var spec *specs.Spec
 	err = w.effect(ctx, "spec", func() error {
-		if spec, err = c.describe(img, fs, mounted); err != nil {
+		if spec, err = c.describe(ctx, img, fs, mounted); err != nil {
 			return err
 		}
 		return writeJSON(filepath.Join(c.dir, specFile), spec)
@@ -174,8 +174,8 @@ func (c *Container) make(ctx context.Context) (err error) {
 
 // describe makes the container's spec of its config, its filesystems and the
 // host.
-func (c *Container) describe(img *image.Image, fs filesystems, mounted map[int]imageRecord) (*specs.Spec, error) {
-	facts, err := gather(c.pod.config, c.config, c.pod.hostname(), img, fs.root, c.pod.pods.node)
+func (c *Container) describe(ctx context.Context, img *image.Image, fs filesystems, mounted map[int]imageRecord) (*specs.Spec, error) {
+	facts, err := gather(ctx, c.pod.config, c.config, c.pod.hostname(), img, fs.root, c.pod.pods.node)
 	if err != nil {
 		return nil, err
 	}

@@ -46,5 +46,5 @@
 // says what is accepted, facts.go gathers what a spec needs from host and image,
 // spec.go is pure. What a container has mounted: mounts.go, views.go (images).
 // Who its process is: security.go and what it calls, user.go, capabilities.go,
-// seccomp.go, lsm.go, privileged.go.
+// seccomp.go, apparmor.go, selinux.go, privileged.go.
 package sandbox

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"os"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -32,7 +33,7 @@ type Facts struct {
 
 // gather collects the facts for a container of pod whose root is root, a
 // detached mount.
-func gather(pod *runtimeapi.PodSandboxConfig, config *runtimeapi.ContainerConfig, hostname string, img *image.Image, root *os.File, n node) (Facts, error) {
+func gather(ctx context.Context, pod *runtimeapi.PodSandboxConfig, config *runtimeapi.ContainerConfig, hostname string, img *image.Image, root *os.File, n node) (Facts, error) {
 	facts := Facts{
 		Image:        img.Config.Config,
 		Hostname:     hostname,
@@ -52,7 +53,7 @@ func gather(pod *runtimeapi.PodSandboxConfig, config *runtimeapi.ContainerConfig
 	if facts.User, err = findUser(withPodGroups(sc, pod.GetLinux().GetSecurityContext()), img.Config.Config.User, root); err != nil {
 		return Facts{}, err
 	}
-	if err := facts.confine(sc, n); err != nil {
+	if err := facts.confine(ctx, sc, n); err != nil {
 		return Facts{}, err
 	}
 	if err := relabel(config.GetMounts(), facts.HostPaths, facts.MountLabel); err != nil {
@@ -63,11 +64,11 @@ func gather(pod *runtimeapi.PodSandboxConfig, config *runtimeapi.ContainerConfig
 
 // confine adds what the host knows of the profiles and labels that sc asks for,
 // and of the devices that a privileged container gets instead.
-func (f *Facts) confine(sc *runtimeapi.LinuxContainerSecurityContext, n node) (err error) {
+func (f *Facts) confine(ctx context.Context, sc *runtimeapi.LinuxContainerSecurityContext, n node) (err error) {
 	if f.SeccompProfile, err = readSeccomp(sc); err != nil {
 		return err
 	}
-	if f.AppArmor, err = n.appArmorProfile(sc); err != nil {
+	if f.AppArmor, err = n.appArmorProfile(ctx, sc); err != nil {
 		return err
 	}
 	if f.ProcessLabel, f.MountLabel, err = selinuxLabels(sc); err != nil {

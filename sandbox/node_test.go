@@ -45,7 +45,7 @@ func TestLookAround(t *testing.T) {
 func TestOOMScoreAdjIsClipped(t *testing.T) {
 	for want, got := range map[int64]int{-1000: -500, -500: -500, 0: 0, 1000: 1000} {
 		config := &runtimeapi.ContainerConfig{Linux: &runtimeapi.LinuxContainerConfig{Resources: &runtimeapi.LinuxContainerResources{OomScoreAdj: want}}}
-		facts, err := gather(nil, config, "pod", &image.Image{}, openDir(t, t.TempDir()), node{leastOOM: -500})
+		facts, err := gather(t.Context(), nil, config, "pod", &image.Image{}, openDir(t, t.TempDir()), node{leastOOM: -500})
 		if err != nil || facts.OOMScoreAdj != got {
 			t.Errorf("%d: %d, %v, want %d", want, facts.OOMScoreAdj, err, got)
 		}

@@ -190,10 +190,27 @@ func TestSeccompProfilesAreReadStrictly(t *testing.T) {
 	}
 }
 
+// To CRI, a container that asks for no AppArmor profile asks for the default one.
+func TestAppArmorByDefault(t *testing.T) {
+	for name, tt := range map[string]struct {
+		sc   *ctrSC
+		want runtimeapi.SecurityProfile_ProfileType
+	}{
+		"nothing":               {&ctrSC{}, runtimeapi.SecurityProfile_RuntimeDefault},
+		"default":               {&ctrSC{Apparmor: &profile{}}, runtimeapi.SecurityProfile_RuntimeDefault},
+		"unconfined":            {&ctrSC{Apparmor: &profile{ProfileType: unconfined}}, unconfined},
+		"deprecated unconfined": {&ctrSC{ApparmorProfile: "unconfined"}, unconfined},
+	} {
+		if c, err := appArmorOf(tt.sc); err != nil || c.GetProfileType() != tt.want {
+			t.Errorf("%s: %v, %v, want %v", name, c.GetProfileType(), err, tt.want)
+		}
+	}
+}
+
 func TestLoadedAppArmorProfiles(t *testing.T) {
 	const list = "berth-default (enforce)\n/usr/bin/man (1) (complain)\nother (unconfined)\n"
 	for name, want := range map[string]bool{"berth-default": true, "/usr/bin/man (1)": true, "/usr/bin/man": false, "berth": false, "": false} {
-		if got := profileLoaded(list, name); got != want {
+		if got := profileListed(list, name); got != want {
 			t.Errorf("%q: %v", name, got)
 		}
 	}

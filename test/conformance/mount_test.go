@@ -77,8 +77,9 @@ func TestMountPropagation(t *testing.T) {
 		for _, p := range []runtimeapi.MountPropagation{private, hostToContainer, bidirectional} {
 			config := n.shell(strings.ToLower(p.String()), forever)
 			config.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/vol", Propagation: p}}
-			// Mounting needs the capability, and that is all it takes.
+			// Mounting needs the capability, and no AppArmor profile that forbids it.
 			config.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{"SYS_ADMIN"}}
+			config.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
 			ids[p] = n.startContainer(t, pod, config)
 		}
 		mountAt(t, filepath.Join(dir, "late"), "late")

@@ -176,6 +176,7 @@ func TestSeccomp(t *testing.T) {
 		pod := n.privilegedPod(t, "web")
 		path := blocksChmod(t)
 		admin := &runtimeapi.Capability{AddCapabilities: []string{"SYS_ADMIN"}}
+		free := &profile{ProfileType: runtimeapi.SecurityProfile_Unconfined} // the default AppArmor profile forbids mounts
 		for _, test := range []struct {
 			name, want string
 			change     func(*security)
@@ -183,7 +184,7 @@ func TestSeccomp(t *testing.T) {
 			{"nothing", unconfined, nil},
 			{"unconfined", unconfined, func(s *security) { s.Seccomp = &profile{ProfileType: runtimeapi.SecurityProfile_Unconfined} }},
 			{"default", "2\nchmod", func(s *security) { s.Seccomp = &profile{} }},
-			{"default-follows-capabilities", "2\nchmod\nunshare\nmount", func(s *security) { s.Seccomp, s.Capabilities = &profile{}, admin }},
+			{"default-follows-capabilities", "2\nchmod\nunshare\nmount", func(s *security) { s.Seccomp, s.Capabilities, s.Apparmor = &profile{}, admin, free }},
 			{"default-without-capabilities", "2\nchmod", func(s *security) {
 				s.Seccomp, s.Capabilities = &profile{}, &runtimeapi.Capability{DropCapabilities: []string{"ALL"}}
 			}},

@@ -2,76 +2,12 @@ package sandbox
 
 import (
 	"fmt"
-	"os"
 	"regexp"
-	"strings"
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// defaultAppArmor is the profile that RuntimeDefault means. Whoever sets up the
-// node loads it: Berth runs no parser of profiles.
-const defaultAppArmor = "berth-default"
-
-// appArmorProfiles is where the kernel lists the profiles that are loaded, a
-// line each: the name and, in parentheses, the mode.
-const appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
-
-func hasAppArmor() bool {
-	text, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.TrimSpace(string(text)) == "Y"
-}
-
-func appArmorOf(sc *runtimeapi.LinuxContainerSecurityContext) (confinement, error) {
-	return confine("apparmor", sc.GetApparmor(), "apparmor_profile", sc.GetApparmorProfile())
-}
-
-// checkAppArmor: without AppArmor, RuntimeDefault is what the kernel does
-// anyhow; the kubelet sends it to every node.
-func (n node) checkAppArmor(sc *runtimeapi.LinuxContainerSecurityContext) error {
-	c, err := appArmorOf(sc)
-	if err != nil {
-		return err
-	}
-	if err := c.check(); err != nil {
-		return err
-	}
-	if c.GetProfileType() == runtimeapi.SecurityProfile_Localhost && !n.appArmor {
-		return unsupported(c.field, ErrNoAppArmor)
-	}
-	return nil
-}
-
-// appArmorProfile is the loaded profile that a validated sc asks for; "": none.
-func (n node) appArmorProfile(sc *runtimeapi.LinuxContainerSecurityContext) (string, error) {
-	c, err := appArmorOf(sc)
-	if err != nil || !n.appArmor || sc.GetPrivileged() || c.GetProfileType() == runtimeapi.SecurityProfile_Unconfined {
-		return "", err
-	}
-	name, field := c.GetLocalhostRef(), c.refField
-	if c.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
-		name, field = defaultAppArmor, c.field
-	}
-	list, err := os.ReadFile(appArmorProfiles)
-	if err != nil {
-		return "", fmt.Errorf("list AppArmor profiles: %w", err)
-	}
-	if !profileLoaded(string(list), name) {
-		return "", invalid(field, "AppArmor profile %q is not loaded", name)
-	}
-	return name, nil
-}
-
-func profileLoaded(list, name string) bool {
-	for line := range strings.Lines(list) {
-		if at := strings.LastIndex(line, " ("); at >= 0 && line[:at] == name {
-			return true
-		}
-	}
-	return false
-}
 
 // selinuxWord is what the parts of an SELinux context are made of; the level
 // alone may hold colons and commas.
