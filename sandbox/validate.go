@@ -232,6 +232,9 @@ func checkPodLinux(l *runtimeapi.LinuxPodSandboxConfig) error {
 	sc := l.GetSecurityContext()
 	ns := sc.GetNamespaceOptions()
 	if parent := l.GetCgroupParent(); parent != "" {
+		if strings.HasSuffix(parent, ".slice") {
+			return invalid("linux.cgroup_parent", "%.200q is a slice of systemd, which takes from it the controllers that systemd does not know a need for; Berth's cgroup driver is cgroupfs, and so must be the kubelet's (cgroupDriver)", parent)
+		}
 		if err := checkPath("linux.cgroup_parent", parent); err != nil {
 			return err
 		}
