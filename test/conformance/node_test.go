@@ -28,7 +28,10 @@ import (
 	"berth/test/registry"
 )
 
-func TestMain(m *testing.M) { leak.MainUnderReaper(m) }
+func TestMain(m *testing.M) {
+	oci.FindControls() // opens /sys/fs/cgroup at its first use, for good
+	leak.MainUnderReaper(m)
+}
 
 // patience bounds every wait: longer means broken.
 const patience = 30 * time.Second
