@@ -81,7 +81,6 @@ var (
 	refs     = wrong(`""`, `"a/UPPER"`, `"a b"`, `"a@sha256:short"`, `"http://a/b"`, `"../a"`, `"a\000"`, quoted(300, "x"))
 	aWord    = wrong(`""`, `"a b"`, `"a\nnameserver 6.6.6.6"`, `" a"`, `"a\000b"`, `"a\033b"`, quoted(300, "x"))
 	mode     = wrong("TARGET", "4", "-1")
-	group    = wrong("-1", "2147483648", "9223372036854775807")
 )
 
 const (
@@ -202,9 +201,9 @@ var judged = []part{
 		"config.windows":  wrong("{}"),
 	}},
 	{[]string{"RunPodSandbox.config"}, map[string]judgement{
-		"metadata.name":                wrong(aName.wrong...),
-		"metadata.namespace":           wrong(aName.wrong...),
-		"metadata.uid":                 wrong(aName.wrong...),
+		"metadata.name":                aName,
+		"metadata.namespace":           aName,
+		"metadata.uid":                 aName,
 		"metadata.attempt":             free("it tells one try from the next"),
 		"hostname":                     wrong(`"a b"`, `"a\nb"`, `"-a"`, `"a_b"`, `"a."`, `"a\000"`, quoted(65, "x")),
 		"log_directory":                wrong(aPath...),
@@ -431,6 +430,9 @@ var contradictions = []contradiction{
 	{"recursively read-only and writable", "CreateContainer", `config { mounts { container_path: "/m" host_path: "/" recursive_read_only: true } }`, "mounts.recursive_read_only"},
 	{"recursively read-only and propagated", "CreateContainer", `config { mounts { container_path: "/m" host_path: "/" readonly: true recursive_read_only: true propagation: PROPAGATION_HOST_TO_CONTAINER } }`, "mounts.recursive_read_only"},
 	{"a mount of an image and of a directory", "CreateContainer", `config { mounts { container_path: "/m" host_path: "/" image { image: "$image" } } }`, "mounts.image"},
+	{"a writable mount of an image", "CreateContainer", `config { mounts { container_path: "/m" image { image: "$image" } } }`, "mounts.readonly"},
+	{"a propagated mount of an image", "CreateContainer", `config { mounts { container_path: "/m" readonly: true image { image: "$image" } propagation: PROPAGATION_HOST_TO_CONTAINER } }`, "mounts.propagation"},
+	{"a way out of an image", "CreateContainer", `config { mounts { container_path: "/m" readonly: true image { image: "$image" } image_sub_path: "a/../../x" } }`, "mounts.image_sub_path"},
 	{"a device twice", "CreateContainer", `config { devices { container_path: "/dev/nothing" host_path: "/dev/zero" permissions: "r" } }`, "devices.container_path"},
 	{"Localhost without a profile", "CreateContainer", inSC("seccomp { profile_type: Localhost }"), sc + "seccomp.localhost_ref"},
 	{"Localhost without an AppArmor profile", "CreateContainer", inSC("apparmor { profile_type: Localhost }"), sc + "apparmor.localhost_ref"},

@@ -27,9 +27,9 @@ func checkImageMount(field string, m *runtimeapi.Mount) error {
 	case m.GetImage() == nil:
 		return nil
 	case m.GetImage().GetImage() == "":
-		return invalid(field+"image.image", "is required")
+		return invalid(field+"image", "names no image")
 	case m.GetHostPath() != "":
-		return invalid(field+"host_path", "%.100q contradicts image", m.GetHostPath())
+		return invalid(field+"image", "contradicts host_path %.100q", m.GetHostPath())
 	case !m.GetReadonly():
 		return invalid(field+"readonly", "is required: images are mounted read-only")
 	case m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
