@@ -125,7 +125,12 @@ func (s *Store) takeLock() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for deadline := time.Now().Add(lockTime); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline); {
+		<-time.After(time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return errors.New("another process has it open")
@@ -135,6 +140,10 @@ func (s *Store) takeLock() error {
 	s.lock = f
 	return nil
 }
+
+// lockTime is how long a lock may outlive its process: one that it was just
+// forking has the lock as well, until it executes its program.
+const lockTime = time.Second
 
 // delete removes path in the background.
 func (s *Store) delete(path string) {

@@ -17,6 +17,8 @@ import (
 // event, or to pause between two tries or rounds. None is there to look whether
 // something has happened meanwhile.
 var timers = map[string]string{
+	"cmd/berthd/lock.go lock":              "pauses between two tries to take a lock that outlives a dead daemon by a moment",
+	"image/open.go takeLock":               "pauses between two tries to take a lock that outlives a dead daemon by a moment",
 	"cri/portforward.go forward":           "bounds how long a pod that has answered may take to read the rest",
 	"cri/pull.go show":                     "pauses between two reports of a pull's progress",
 	"cri/remote.go collect":                "bounds how long a client takes to open its streams",

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // machineFile is locked by the machine's one berthd and names its run directory.
@@ -61,9 +62,18 @@ func lock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	for deadline := time.Now().Add(lockTime); errors.Is(err, syscall.EWOULDBLOCK) && time.Now().Before(deadline); {
+		<-time.After(time.Millisecond)
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
 }
+
+// lockTime is how long a lock may outlive its process: one that it was just
+// forking has the lock as well, until it executes its program.
+const lockTime = time.Second

@@ -5,10 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestOneDaemonServesARunDir(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "run")
+	dir := t.TempDir()
 	first, err := lockRunDir(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -25,6 +26,22 @@ func TestOneDaemonServesARunDir(t *testing.T) {
 		t.Fatalf("the lock outlived its holder: %v", err)
 	}
 	third.Close()
+}
+
+// A daemon that dies while it starts another program leaves its lock with that for
+// a moment.
+func TestLockIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	first, err := lockRunDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(lockTime/10, func() { first.Close() })
+	second, err := lockRunDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
 }
 
 // Guards against a daemon that takes another run directory's pods for leaks.
