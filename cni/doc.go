@@ -37,5 +37,5 @@
 // changes a pod's runs on a thread made for it (netns.go).
 //
 // Read in this order: network.go, config.go, add.go, del.go, record.go, gc.go,
-// status.go, plugin.go, orphan.go, builtin.go, netns.go, result.go.
+// status.go, plugin.go, orphan.go, builtin.go with tables.go, netns.go, result.go.
 package cni

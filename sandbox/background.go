@@ -75,13 +75,3 @@ func (b *background) close() {
 	b.cancel(ErrClosed)
 	b.wg.Wait()
 }
-
-// backoff is the pause before the try after n failures: 1 s, doubling, at most
-// five minutes.
-func backoff(n int) time.Duration {
-	const first, most = time.Second, 5 * time.Minute
-	if n > 16 {
-		return most
-	}
-	return min(first<<max(n-1, 0), most)
-}

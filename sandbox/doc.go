@@ -39,12 +39,17 @@
 //
 // # Reading order
 //
-// pods.go (what Pods needs of the world), state.go, record.go, flight.go, then a
-// file for each verb: run.go, create.go, start.go, exit.go, stop.go, remove.go,
-// exec.go, attach.go, dial.go, update.go, stats.go (usage.go), recover.go,
-// userns.go (what a pod's user namespace changes in all of them). validate.go
-// says what is accepted, facts.go gathers what a spec needs from host and image,
-// spec.go is pure. What a container has mounted: mounts.go, views.go (images).
-// Who its process is: security.go and what it calls, user.go, capabilities.go,
-// seccomp.go, apparmor.go, selinux.go, privileged.go.
+// pods.go (what Pods needs of the world), pod.go (a pod and its containers), index.go
+// (who finds them), state.go, record.go, background.go, flight.go (who joins whom and
+// gives way), again.go (what is tried again), errors.go; then a file for each verb:
+// run.go (files.go), create.go, start.go, exit.go, stop.go (signal.go), remove.go,
+// exec.go, attach.go, dial.go, update.go, stats.go (usage.go), status.go (info.go);
+// then recover.go and mirror.go (what survives a reboot), and userns.go (what a pod's
+// user namespace changes in all of them).
+//
+// validate.go and validate_container.go say what is accepted, node.go what the machine
+// can give, facts.go gathers what a spec needs from host and image, spec.go is pure.
+// What a container has: resources.go, devices.go, mounts.go, views.go (images). Who its
+// process is: security.go and what it calls, user.go, capabilities.go, seccomp.go,
+// apparmor.go, selinux.go, privileged.go.
 package sandbox

@@ -9,6 +9,21 @@ import (
 	"berth/oci"
 )
 
+// Reasons of an exit, as the kubelet shows them.
+const (
+	reasonCompleted  = "Completed"
+	reasonError      = "Error"
+	reasonOOMKilled  = "OOMKilled"  // memory ran out, and the kernel killed it or one of its processes
+	reasonStartError = "StartError" // there was no process
+	reasonUnknown    = "Unknown"    // nobody saw how it ended
+)
+
+// Exit codes that stand for what has none.
+const (
+	codeStartError = 128
+	codeUnknown    = 255
+)
+
 // watch waits for the end of a running container on a goroutine of its own and
 // records it.
 func (c *Container) watch() {

@@ -146,3 +146,67 @@ func (p *patience) wait(ctx context.Context, done <-chan struct{}) bool {
 		}
 	}
 }
+
+// do runs verb, joining one of the same verb or a removal that is under way
+// already, after anything else in the pod's slot has ended.
+func (p *Pod) do(ctx context.Context, v verb, do func(context.Context) error) error {
+	for {
+		f := &flight{verb: v}
+		now, err := p.slot.begin(ctx, p.pods.background, f, operationTimeout, do)
+		if err != nil {
+			return err
+		}
+		if now == f || now.verb == v || now.verb == verbRemove {
+			return now.wait(ctx)
+		}
+		if now.verb == verbRun {
+			now.cancel(ErrPreempted)
+		}
+		if err := now.end(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// begin puts f into the container's slot, or returns the flight that has it.
+func (c *Container) begin(ctx context.Context, f *flight, d time.Duration, do func(context.Context) error) (*flight, error) {
+	return c.slot.begin(ctx, c.pod.pods.background, f, d, do)
+}
+
+// do runs f, joining a flight under way that does the same or more. A weaker one
+// gives way: a creation or start is pre-empted, a stop's patience ends.
+func (c *Container) do(ctx context.Context, f *flight, d time.Duration, do func(context.Context) error) error {
+	for {
+		now, err := c.begin(ctx, f, d, do)
+		if err != nil {
+			return err
+		}
+		if now == f || covers(now.verb, f.verb) {
+			if now != f && now.patience != nil {
+				now.patience.shorten(f.patience.deadline())
+			}
+			return now.wait(ctx)
+		}
+		if f.verb != verbStart && f.verb != verbUpdate {
+			giveWay(now)
+		}
+		if err := now.end(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// covers says whether who asked for verb is served by a flight of under. An update
+// is not served by another: they may differ.
+func covers(under, verb verb) bool {
+	return under == verb && verb != verbUpdate || verb == verbStop && (under == verbHalt || under == verbRemove) || verb == verbHalt && under == verbRemove
+}
+
+func giveWay(f *flight) {
+	switch f.verb {
+	case verbCreate, verbStart:
+		f.cancel(ErrPreempted)
+	case verbStop:
+		f.patience.shorten(time.Now())
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Pod finds a visible pod by its full id, or by a prefix that no other visible
@@ -175,4 +176,15 @@ func (ps *Pods) release(p *Pod) {
 	if key := p.identity(); ps.identities[key] == p {
 		delete(ps.identities, key)
 	}
+}
+
+// newest orders by time, the later first, then by id.
+func newest(a, b time.Time, aID, bID string) int {
+	if c := b.Compare(a); c != 0 {
+		return c
+	}
+	if aID < bID {
+		return -1
+	}
+	return 1
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -288,13 +287,4 @@ func (m *mirroredContainer) record(rec containerRecord) containerRecord {
 		rec.lost()
 	}
 	return rec
-}
-
-// readDirIfAny is os.ReadDir; a directory that is not there is empty.
-func readDirIfAny(dir string) ([]os.DirEntry, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return entries, err
 }

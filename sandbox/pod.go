@@ -1,12 +1,10 @@
 package sandbox
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"path/filepath"
 	"sync"
-	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -239,39 +237,4 @@ func (p *Pod) runtime() Runtime {
 		return r
 	}
 	return p.pods.Runtimes[p.pods.DefaultRuntime]
-}
-
-// retries are the background tries of what would not go.
-type retries struct {
-	pending bool // one is waiting for its time
-	failed  int  // so far
-}
-
-// retry calls again after a pause that grows with every failure, with a context
-// that ends with close; at most one is pending in r, which mu guards.
-func (ps *Pods) retry(mu *sync.Mutex, r *retries, again func(context.Context)) {
-	mu.Lock()
-	defer mu.Unlock()
-	if r.pending {
-		return
-	}
-	r.pending = true
-	r.failed++
-	ps.background.later(backoff(r.failed), func() {
-		mu.Lock()
-		r.pending = false
-		mu.Unlock()
-		again(ps.background.ctx)
-	})
-}
-
-// newest orders by time, the later first, then by id.
-func newest(a, b time.Time, aID, bID string) int {
-	if c := b.Compare(a); c != 0 {
-		return c
-	}
-	if aID < bID {
-		return -1
-	}
-	return 1
 }

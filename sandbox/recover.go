@@ -244,3 +244,12 @@ func (ps *Pods) sweep(ctx context.Context) {
 var idPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func isID(name string) bool { return idPattern.MatchString(name) }
+
+// readDirIfAny is os.ReadDir; a directory that is not there is empty.
+func readDirIfAny(dir string) ([]os.DirEntry, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return entries, err
+}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"k8s.io/klog/v2"
 )
 
 // Remove removes the pod with everything in it, by force (CRI
@@ -90,16 +88,6 @@ func (c *Container) remove(ctx context.Context) error {
 		c.again(verbRemove, c.remove)
 	}
 	return err
-}
-
-// again tries a removal or clean-up again after a pause, until it has gone well.
-func (c *Container) again(v verb, do func(context.Context) error) {
-	c.pod.pods.retry(&c.pod.mu, &c.retries, func(ctx context.Context) {
-		if err := c.do(ctx, &flight{verb: v}, operationTimeout, do); err != nil {
-			klog.ErrorS(err, "Trying again in the background", "container", c.id, "operation", v)
-			c.again(v, do)
-		}
-	})
 }
 
 func (c *Container) takeApart(ctx context.Context) error {

@@ -120,3 +120,15 @@ func numbered(n int) (runtimeapi.Signal, bool) {
 	}
 	return 0, false
 }
+
+// signal is what asks the container to stop: its config's, else its image's,
+// else SIGTERM.
+func (c *Container) signal() runtimeapi.Signal {
+	if s := c.config.GetStopSignal(); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return s
+	}
+	if s, ok := parseSignal(c.record().Image.StopSignal); ok {
+		return s
+	}
+	return runtimeapi.Signal_SIGNAL_SIGTERM
+}

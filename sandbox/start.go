@@ -13,21 +13,6 @@ import (
 	"berth/oci"
 )
 
-// Reasons of an exit, as the kubelet shows them.
-const (
-	reasonCompleted  = "Completed"
-	reasonError      = "Error"
-	reasonOOMKilled  = "OOMKilled"  // memory ran out, and the kernel killed it or one of its processes
-	reasonStartError = "StartError" // there was no process
-	reasonUnknown    = "Unknown"    // nobody saw how it ended
-)
-
-// Exit codes that stand for what has none.
-const (
-	codeStartError = 128
-	codeUnknown    = 255
-)
-
 // Start starts the container's process (CRI StartContainer). A second Start
 // joins the first; of a running container it does nothing. When ctx ends the
 // container is started all the same. A container that cannot be started becomes
@@ -185,16 +170,4 @@ func (c *Container) failStart(ctx context.Context, cause error) error {
 		c.again(verbHalt, c.halt)
 	}
 	return cause
-}
-
-// signal is what asks the container to stop: its config's, else its image's,
-// else SIGTERM.
-func (c *Container) signal() runtimeapi.Signal {
-	if s := c.config.GetStopSignal(); s != runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
-		return s
-	}
-	if s, ok := parseSignal(c.record().Image.StopSignal); ok {
-		return s
-	}
-	return runtimeapi.Signal_SIGNAL_SIGTERM
 }

@@ -33,27 +33,6 @@ func (p *Pod) Stop(ctx context.Context) error {
 	return nil
 }
 
-// do runs verb, joining one of the same verb or a removal that is under way
-// already, after anything else in the pod's slot has ended.
-func (p *Pod) do(ctx context.Context, v verb, do func(context.Context) error) error {
-	for {
-		f := &flight{verb: v}
-		now, err := p.slot.begin(ctx, p.pods.background, f, operationTimeout, do)
-		if err != nil {
-			return err
-		}
-		if now == f || now.verb == v || now.verb == verbRemove {
-			return now.wait(ctx)
-		}
-		if now.verb == verbRun {
-			now.cancel(ErrPreempted)
-		}
-		if err := now.end(ctx); err != nil {
-			return err
-		}
-	}
-}
-
 func (p *Pod) stop(ctx context.Context) error {
 	switch p.record().State {
 	case podGone:
@@ -72,15 +51,6 @@ func (p *Pod) stop(ctx context.Context) error {
 		p.again(verbStop, p.stop)
 	}
 	return err
-}
-
-// again tries a stop or removal again after a pause.
-func (p *Pod) again(v verb, do func(context.Context) error) {
-	p.pods.retry(&p.mu, &p.retries, func(ctx context.Context) {
-		if err := p.do(ctx, v, do); err != nil {
-			klog.ErrorS(err, "Trying again in the background", "pod", p.id, "operation", v)
-		}
-	})
 }
 
 // told counts what callers were told of a network that does not let go.
@@ -141,49 +111,6 @@ func (c *Container) Stop(ctx context.Context, grace time.Duration) error {
 		return fmt.Errorf("stop container %s: %w", c.id, err)
 	}
 	return nil
-}
-
-// begin puts f into the container's slot, or returns the flight that has it.
-func (c *Container) begin(ctx context.Context, f *flight, d time.Duration, do func(context.Context) error) (*flight, error) {
-	return c.slot.begin(ctx, c.pod.pods.background, f, d, do)
-}
-
-// do runs f, joining a flight under way that does the same or more. A weaker one
-// gives way: a creation or start is pre-empted, a stop's patience ends.
-func (c *Container) do(ctx context.Context, f *flight, d time.Duration, do func(context.Context) error) error {
-	for {
-		now, err := c.begin(ctx, f, d, do)
-		if err != nil {
-			return err
-		}
-		if now == f || covers(now.verb, f.verb) {
-			if now != f && now.patience != nil {
-				now.patience.shorten(f.patience.deadline())
-			}
-			return now.wait(ctx)
-		}
-		if f.verb != verbStart && f.verb != verbUpdate {
-			giveWay(now)
-		}
-		if err := now.end(ctx); err != nil {
-			return err
-		}
-	}
-}
-
-// covers says whether who asked for verb is served by a flight of under. An update
-// is not served by another: they may differ.
-func covers(under, verb verb) bool {
-	return under == verb && verb != verbUpdate || verb == verbStop && (under == verbHalt || under == verbRemove) || verb == verbHalt && under == verbRemove
-}
-
-func giveWay(f *flight) {
-	switch f.verb {
-	case verbCreate, verbStart:
-		f.cancel(ErrPreempted)
-	case verbStop:
-		f.patience.shorten(time.Now())
-	}
 }
 
 func (c *Container) stop(ctx context.Context, patience *patience) error {

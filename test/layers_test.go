@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -128,6 +129,7 @@ func within(path, folders string) bool {
 
 // A listed package is what go list says of it.
 type listed struct {
+	GoFiles                            []string
 	ImportPath, Dir                    string
 	Imports, TestImports, XTestImports []string
 }
@@ -135,7 +137,7 @@ type listed struct {
 // packages lists this module.
 func packages(t *testing.T) []listed {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Imports,TestImports,XTestImports", "berth/...")
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports,TestImports,XTestImports", "berth/...")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -235,13 +237,29 @@ func TestLayersAllowsTheDesign(t *testing.T) {
 	}
 }
 
+// Every package but commands begins with doc.go. Where that says in which order to
+// read, it names every file and none that there is not.
 func TestEveryPackageHasADocFile(t *testing.T) {
+	goFile := regexp.MustCompile(`\b[a-z0-9_]+\.go\b`)
 	for _, p := range packages(t) {
 		if strings.HasPrefix(p.ImportPath, "berth/cmd/") {
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(p.Dir, "doc.go")); err != nil {
+		text, err := os.ReadFile(filepath.Join(p.Dir, "doc.go"))
+		if err != nil {
 			t.Errorf("%s: no doc.go", p.ImportPath)
+			continue
+		}
+		named := goFile.FindAllString(string(text), -1)
+		for _, file := range p.GoFiles {
+			if len(named) > 0 && file != "doc.go" && !slices.Contains(named, file) {
+				t.Errorf("%s: doc.go does not say when to read %s", p.ImportPath, file)
+			}
+		}
+		for _, file := range named {
+			if _, err := os.Stat(filepath.Join(p.Dir, file)); err != nil {
+				t.Errorf("%s: doc.go names %s, which there is not", p.ImportPath, file)
+			}
 		}
 	}
 }

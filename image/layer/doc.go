@@ -3,4 +3,6 @@
 // One stream, two workers: one reads the source, hashes the compressed bytes
 // and inflates them; the other hashes and writes the tar. Nothing but the tar
 // is stored, and nothing is to be trusted before Inflate has returned nil.
+//
+// Read in this order: inflate.go (the source), sink.go (the tar).
 package layer

@@ -25,8 +25,9 @@
 //     runner.taking is held while the keeper is asked for files, output.mu may be
 //     taken below it.
 //
-// It imports the standard library and golang.org/x/sys only. Read protocol.go,
-// runner.go, command.go, then output.go with journal.go, lines.go and attach.go,
-// then namespaces.go, init.go and userns.go (namespaces that are not the host's
-// root's).
+// It imports the standard library and golang.org/x/sys only. Read program.go,
+// protocol.go, runner.go, command.go with spawn.go, box.go, scratch.go and strays.go,
+// clear.go; then output.go with journal.go, lines.go and attach.go; then
+// namespaces.go, init.go, userns.go and tryuserns.go (namespaces that are not the
+// host's root's). log.go is the keeper's log, not a container's.
 package runner

@@ -1,0 +1,62 @@
+package sandbox
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// retries are the background tries of what would not go.
+type retries struct {
+	pending bool // one is waiting for its time
+	failed  int  // so far
+}
+
+// retry calls again after a pause that grows with every failure, with a context
+// that ends with close; at most one is pending in r, which mu guards.
+func (ps *Pods) retry(mu *sync.Mutex, r *retries, again func(context.Context)) {
+	mu.Lock()
+	defer mu.Unlock()
+	if r.pending {
+		return
+	}
+	r.pending = true
+	r.failed++
+	ps.background.later(backoff(r.failed), func() {
+		mu.Lock()
+		r.pending = false
+		mu.Unlock()
+		again(ps.background.ctx)
+	})
+}
+
+// backoff is the pause before the try after n failures: 1 s, doubling, at most
+// five minutes.
+func backoff(n int) time.Duration {
+	const first, most = time.Second, 5 * time.Minute
+	if n > 16 {
+		return most
+	}
+	return min(first<<max(n-1, 0), most)
+}
+
+// again tries a stop or removal again after a pause.
+func (p *Pod) again(v verb, do func(context.Context) error) {
+	p.pods.retry(&p.mu, &p.retries, func(ctx context.Context) {
+		if err := p.do(ctx, v, do); err != nil {
+			klog.ErrorS(err, "Trying again in the background", "pod", p.id, "operation", v)
+		}
+	})
+}
+
+// again tries a removal or clean-up again after a pause, until it has gone well.
+func (c *Container) again(v verb, do func(context.Context) error) {
+	c.pod.pods.retry(&c.pod.mu, &c.retries, func(ctx context.Context) {
+		if err := c.do(ctx, &flight{verb: v}, operationTimeout, do); err != nil {
+			klog.ErrorS(err, "Trying again in the background", "container", c.id, "operation", v)
+			c.again(v, do)
+		}
+	})
+}
