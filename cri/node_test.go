@@ -181,7 +181,7 @@ func (f fakeRoots) RemoveRoot(_ context.Context, id string) error {
 	return nil
 }
 
-func (f fakeRoots) Roots() ([]string, error) { return nil, nil }
+func (f fakeRoots) Roots() []string { return nil }
 
 // fakeRuntime starts processes that run until they are killed.
 type fakeRuntime struct {

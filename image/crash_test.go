@@ -65,7 +65,7 @@ func TestKilled(t *testing.T) {
 		}
 	}
 	s := openStore(t, dir)
-	for _, id := range must(s.Roots()) {
+	for _, id := range s.Roots() {
 		removeRoot(t, s, id)
 	}
 	for _, ref := range []string{"/a:v1", "/b:v1"} {

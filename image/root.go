@@ -222,7 +222,7 @@ func (s *Store) RemoveRoot(ctx context.Context, id string) error {
 }
 
 // Roots lists the containers that have a writable layer, sorted.
-func (s *Store) Roots() ([]string, error) {
+func (s *Store) Roots() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ids := make([]string, 0, len(s.roots))
@@ -230,5 +230,5 @@ func (s *Store) Roots() ([]string, error) {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
-	return ids, nil
+	return ids
 }

@@ -46,7 +46,7 @@ func appArmorOf(sc *runtimeapi.LinuxContainerSecurityContext) (confinement, erro
 	if text == "" {
 		text = "runtime/default"
 	}
-	return confine("apparmor", sc.GetApparmor(), "apparmor_profile", text)
+	return profileOf("apparmor", sc.GetApparmor(), "apparmor_profile", text)
 }
 
 // checkAppArmor: without AppArmor, RuntimeDefault is what the kernel does

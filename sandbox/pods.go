@@ -97,7 +97,7 @@ type Images interface {
 	// RemoveRoot deletes the writable layer and the views; nil if there is none.
 	RemoveRoot(ctx context.Context, id string) error
 	// Roots lists the ids that have a writable layer.
-	Roots() ([]string, error)
+	Roots() []string
 	// RootUsage is what a writable layer took when it was measured last, from
 	// memory.
 	RootUsage(id string) image.Usage

@@ -227,11 +227,7 @@ func (ps *Pods) sweep(ctx context.Context) {
 	if err := ps.effect(ctx, "network.GC", func() error { return ps.Network.GC(ctx, ps.ids()) }); err != nil && ctx.Err() == nil {
 		klog.ErrorS(err, "Detaching what no pod owns")
 	}
-	roots, err := ps.Images.Roots()
-	if err != nil {
-		klog.ErrorS(err, "Listing writable layers")
-	}
-	for _, id := range roots {
+	for _, id := range ps.Images.Roots() {
 		if ps.holds(id) {
 			continue
 		}

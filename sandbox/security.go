@@ -156,3 +156,47 @@ func (p *Pod) checkTarget(field, id string) error {
 	}
 	return nil
 }
+
+// A confinement is the profile that a container is to have, never nil.
+type confinement struct {
+	*runtimeapi.SecurityProfile
+	field    string // that asks for it
+	refField string // that names the profile of the node
+}
+
+// profileOf reads a profile, or the deprecated text that stands for one where
+// there is none. Without either the container is not confined.
+func profileOf(name string, p *runtimeapi.SecurityProfile, deprecated, text string) (confinement, error) {
+	if p != nil {
+		return confinement{p, securityField + name, securityField + name + ".localhost_ref"}, nil
+	}
+	c := confinement{&runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}, securityField + deprecated, securityField + deprecated}
+	ref, local := strings.CutPrefix(text, "localhost/")
+	switch {
+	case text == "" || text == "unconfined":
+	case text == "runtime/default" || text == "docker/default":
+		c.ProfileType = runtimeapi.SecurityProfile_RuntimeDefault
+	case local:
+		c.ProfileType, c.LocalhostRef = runtimeapi.SecurityProfile_Localhost, ref
+	default:
+		return c, invalid(c.field, "%.200q is not runtime/default, unconfined or localhost/…", text)
+	}
+	return c, nil
+}
+
+// check judges the parts of a profile by one another.
+func (c confinement) check() error {
+	switch c.GetProfileType() {
+	case runtimeapi.SecurityProfile_RuntimeDefault, runtimeapi.SecurityProfile_Unconfined:
+		if c.GetLocalhostRef() != "" {
+			return invalid(c.refField, "is for profile_type Localhost alone")
+		}
+	case runtimeapi.SecurityProfile_Localhost:
+		if c.GetLocalhostRef() == "" {
+			return invalid(c.refField, "is required for profile_type Localhost")
+		}
+	default:
+		return invalid(c.field+".profile_type", "%d is not RuntimeDefault, Unconfined or Localhost", c.GetProfileType())
+	}
+	return nil
+}

@@ -158,7 +158,7 @@ func namespaces(p oci.Pod, c oci.Container, options *runtimeapi.NamespaceOption)
 	case options.GetPid() == runtimeapi.NamespaceMode_NODE:
 	case options.GetPid() == runtimeapi.NamespaceMode_TARGET:
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: c.PIDNS()})
-	case p.SharedPID && (options == nil || options.GetPid() == runtimeapi.NamespaceMode_POD):
+	case p.SharedPID && options.GetPid() == runtimeapi.NamespaceMode_POD:
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: p.PIDNS()})
 	default:
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace})

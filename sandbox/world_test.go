@@ -425,10 +425,10 @@ func (s store) RootUsage(id string) image.Usage {
 	return s.layer
 }
 
-func (s store) Roots() ([]string, error) {
+func (s store) Roots() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return keysOf(s.roots), nil
+	return keysOf(s.roots)
 }
 
 // reboot ends everything but what is on disk.

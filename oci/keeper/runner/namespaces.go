@@ -17,11 +17,11 @@ import (
 
 // makePod makes what p names and is not there yet, and pins it.
 func makePod(p Pod) error {
-	make := makeNamespaces
+	namespaces := makeNamespaces
 	if p.UserNS != "" {
-		make = makeUserNamespaces
+		namespaces = makeUserNamespaces
 	}
-	if err := make(p); err != nil {
+	if err := namespaces(p); err != nil {
 		return err
 	}
 	if p.Shm != "" && !mounted(p.Shm) {
