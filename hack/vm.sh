@@ -23,7 +23,7 @@ plant() {
 	rm -rf "$tree"
 	mkdir -p "$tree/build/tools" "$tree/bin"
 	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$tree"
-	CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags='-s -w' -o "$tree/bin/" ./cmd/...
+	CGO_ENABLED=0 go build -buildvcs=false -trimpath -tags=grpcnotrace -ldflags='-s -w' -o "$tree/bin/" ./cmd/...
 	cp build/tools/registry build/tools/mkimage "$tree/build/tools/"
 	cp -r /usr/local/libexec/berth "$tree/libexec"
 }

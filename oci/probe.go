@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -36,7 +37,12 @@ func Find(name string, dirs []string) (path string, err error) {
 func (r *Runtime) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
+	// `features` is exact where it exists.
+	var told *features.Features
+	var asking sync.WaitGroup
+	asking.Go(func() { told = r.askFeatures(ctx) })
 	out, err := r.ask(ctx, "--version")
+	asking.Wait()
 	if err != nil {
 		return fmt.Errorf("probe runtime %s: %w", r.Name, err)
 	}
@@ -49,13 +55,8 @@ func (r *Runtime) Probe(ctx context.Context) error {
 			newest = strings.TrimSpace(v)
 		}
 	}
-	// `features` is exact where it exists.
-	var told *features.Features
-	if out, err := r.ask(ctx, "features"); err == nil {
-		var f features.Features
-		if json.Unmarshal([]byte(out), &f) == nil && f.OCIVersionMax != "" {
-			told, newest = &f, f.OCIVersionMax
-		}
+	if told != nil {
+		newest = told.OCIVersionMax
 	}
 	if newest == "" {
 		return fmt.Errorf("probe runtime %s: %s says no OCI version: %q", r.Name, r.Path, firstLine(out))
@@ -65,6 +66,16 @@ func (r *Runtime) Probe(ctx context.Context) error {
 	r.noIDMap, r.shallow = lackOfIDMaps(r.Version, told)
 	r.features.MappedMountOptions = !r.shallow // it leaves those out as well
 	return nil
+}
+
+// askFeatures returns what the binary says that it can; nil if it says nothing.
+func (r *Runtime) askFeatures(ctx context.Context) *features.Features {
+	out, err := r.ask(ctx, "features")
+	var f features.Features
+	if err != nil || json.Unmarshal([]byte(out), &f) != nil || f.OCIVersionMax == "" {
+		return nil
+	}
+	return &f
 }
 
 func (r *Runtime) ask(ctx context.Context, arg string) (string, error) {

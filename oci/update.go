@@ -292,7 +292,7 @@ func keepOOMScoreAdj(c Container, pid int, want *int) {
 
 // firstOOMScoreAdj is what the container began with.
 func firstOOMScoreAdj(c Container) (int, error) {
-	text, err := os.ReadFile(filepath.Join(c.Dir, "config.json"))
+	text, err := os.ReadFile(filepath.Join(c.Dir, specFile))
 	if err != nil {
 		return 0, err
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"berth/oci"
@@ -55,43 +56,67 @@ func openRuntimes(ctx context.Context, c config) (*runtimes, error) {
 	} else if renewed {
 		klog.InfoS("Upgraded the keeper in its own place", "path", binary)
 	}
-	all.noUserNS = oci.TryUserNamespaces(ctx, all.keeper, c.RunDir, c.DataDir)
-	if all.noUserNS != nil {
-		klog.InfoS("Pods get no user namespaces", "reason", all.noUserNS)
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.Runtime.Handlers)) {
-		if err := all.add(ctx, c, name); err != nil {
-			all.close()
-			return nil, fmt.Errorf("runtime handler %s: %w", name, err)
-		}
+	if err := all.probe(ctx, c); err != nil {
+		all.close()
+		return nil, err
 	}
 	return all, nil
 }
 
-// add offers one configured runtime. It is no error that one is missing that
-// nobody has asked for.
-func (r *runtimes) add(ctx context.Context, c config, name string) error {
+// probe asks the kernel and all runtimes at once, since each takes a while, what
+// they can, and offers that.
+func (r *runtimes) probe(ctx context.Context, c config) error {
+	names := slices.Sorted(maps.Keys(c.Runtime.Handlers))
+	found := make([]*oci.Runtime, len(names))
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		r.noUserNS = oci.TryUserNamespaces(ctx, r.keeper, c.RunDir, c.DataDir)
+		return nil
+	})
+	for i, name := range names {
+		group.Go(func() (err error) {
+			if found[i], err = r.find(ctx, c, name); err != nil {
+				return fmt.Errorf("runtime handler %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if r.noUserNS != nil {
+		klog.InfoS("Pods get no user namespaces", "reason", r.noUserNS)
+	}
+	for _, runtime := range found {
+		if runtime == nil {
+			continue
+		}
+		runtime.NoUserNS = r.noUserNS
+		klog.InfoS("OCI runtime is offered", "handler", runtime.Name, "path", runtime.Path, "version", runtime.Version, "ociVersion", runtime.OCIVersion)
+		r.handlers[runtime.Name] = runtime
+		r.shown[runtime.Name] = shownRuntime{runtime.Path, runtime.Version, runtime.OCIVersion}
+	}
+	return nil
+}
+
+// find looks for one configured runtime and asks what it can. It is no error that
+// one is missing that nobody has asked for: nil.
+func (r *runtimes) find(ctx context.Context, c config, name string) (*oci.Runtime, error) {
 	path := c.Runtime.Handlers[name].Path
 	if path == "" {
 		dirs := append([]string{c.LibexecDir}, filepath.SplitList(os.Getenv("PATH"))...)
 		found, err := oci.Find(name, dirs)
 		if err != nil && name != c.Runtime.Default {
 			klog.InfoS("OCI runtime is not offered", "handler", name, "reason", err)
-			return nil
+			return nil, nil
 		}
 		if err != nil {
-			return fmt.Errorf("install it, or set another runtime.default: %w", err)
+			return nil, fmt.Errorf("install it, or set another runtime.default: %w", err)
 		}
 		path = found
 	}
-	runtime := &oci.Runtime{Name: name, Path: path, Run: c.RunDir, Keeper: r.keeper, NoUserNS: r.noUserNS, Timeout: time.Duration(c.Runtime.Timeout)}
-	if err := runtime.Probe(ctx); err != nil {
-		return err
-	}
-	klog.InfoS("OCI runtime is offered", "handler", name, "path", path, "version", runtime.Version, "ociVersion", runtime.OCIVersion)
-	r.handlers[name] = runtime
-	r.shown[name] = shownRuntime{path, runtime.Version, runtime.OCIVersion}
-	return nil
+	runtime := &oci.Runtime{Name: name, Path: path, Run: c.RunDir, Keeper: r.keeper, Timeout: time.Duration(c.Runtime.Timeout)}
+	return runtime, runtime.Probe(ctx)
 }
 
 // findKeeper looks for berth-keeper beside this program and in libexec.

@@ -272,7 +272,7 @@ var buildPrograms = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	// As make builds them, which has compiled all of it then.
-	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", dir+"/", "berth/cmd/...")
+	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", dir+"/", "berth/cmd/...")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build berthd: %w: %s", err, out)
