@@ -190,16 +190,16 @@ func TestValidateContainer(t *testing.T) {
 		{"mounts[0].container_path", with(func(m *mount) { m.ContainerPath = "/" })},
 		{"mounts[0].container_path", with(func(m *mount) { m.ContainerPath = "/a/../../x" })},
 		{"mounts[0].host_path", with(func(m *mount) { m.HostPath = "" })},
-		{"mounts[0].image.image", with(func(m *mount) { m.Image = &runtimeapi.ImageSpec{} })},
+		{"mounts[0].image", with(func(m *mount) { m.Image = &runtimeapi.ImageSpec{} })},
 		{"mounts[0].image_sub_path", with(func(m *mount) { m.ImageSubPath = "x" })},
 		{"mounts", func(c *ctrC) {
 			for i := range oci.MaxViews + 1 {
-				c.Mounts = append(c.Mounts, &mount{ContainerPath: "/x", Readonly: true, Image: &runtimeapi.ImageSpec{Image: fmt.Sprint(i)}})
+				c.Mounts = append(c.Mounts, &mount{ContainerPath: fmt.Sprint("/x", i), Readonly: true, Image: &runtimeapi.ImageSpec{Image: fmt.Sprint(i)}})
 			}
 		}},
 		{"", func(c *ctrC) {
-			for range oci.MaxViews + 1 {
-				c.Mounts = append(c.Mounts, &mount{ContainerPath: "/x", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "one"}})
+			for i := range oci.MaxViews + 1 {
+				c.Mounts = append(c.Mounts, &mount{ContainerPath: fmt.Sprint("/x", i), Readonly: true, Image: &runtimeapi.ImageSpec{Image: "one"}})
 			}
 		}},
 		{"", with(func(m *mount) { m.SelinuxRelabel = true })}, // the kubelet asks for it on every node
