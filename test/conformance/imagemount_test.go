@@ -217,11 +217,11 @@ func TestInvalidImageMounts(t *testing.T) {
 			code  codes.Code
 			parts []string
 		}{
-			{with(func(m *mount) { m.HostPath = "/tmp" }), codes.InvalidArgument, []string{"mounts[0].host_path"}},
+			{with(func(m *mount) { m.HostPath = "/tmp" }), codes.InvalidArgument, []string{"mounts[0].image", "host_path"}},
 			{with(func(m *mount) { m.Readonly = false }), codes.InvalidArgument, []string{"mounts[0].readonly"}},
 			{with(func(m *mount) { m.Propagation = hostToContainer }), codes.InvalidArgument, []string{"mounts[0].propagation"}},
 			{with(func(m *mount) { m.Propagation = bidirectional }), codes.InvalidArgument, []string{"mounts[0].propagation"}},
-			{with(func(m *mount) { m.Image.Image = "" }), codes.InvalidArgument, []string{"mounts[0].image.image"}},
+			{with(func(m *mount) { m.Image.Image = "" }), codes.InvalidArgument, []string{"mounts[0].image"}},
 			{with(func(m *mount) { m.MountOptions = []string{"rw"} }), codes.InvalidArgument, []string{"mounts[0].mount_options"}},
 			{with(func(m *mount) {
 				m.UidMappings = usersOf(podConfig(t, "u")).Linux.SecurityContext.NamespaceOptions.UsernsOptions.Uids
@@ -237,8 +237,8 @@ func TestInvalidImageMounts(t *testing.T) {
 			{sub("host"), codes.Unknown, []string{"mounts[0].image_sub_path", "host"}}, // on this machine it is there
 			{sub("up/hostname"), codes.Unknown, []string{"mounts[0].image_sub_path", "up/hostname"}},
 			{sub("zero"), codes.Unknown, []string{"mounts[0].image_sub_path", "zero"}},
-			{sub(strings.Repeat("x", 300)), codes.Unknown, []string{"mounts[0].image_sub_path"}},
-			{sub(strings.Repeat("x/", 3000)), codes.Unknown, []string{"mounts[0].image_sub_path"}},
+			{sub(strings.Repeat("x", 300)), codes.InvalidArgument, []string{"mounts[0].image_sub_path"}},
+			{sub(strings.Repeat("x/", 3000)), codes.InvalidArgument, []string{"mounts[0].image_sub_path"}},
 			{ofImage("nobody/has:it", "", "/data"), codes.Unknown, []string{"mounts[0].image", "nobody/has:it"}},
 			{ofImage("NOT A REF", "", "/data"), codes.Unknown, []string{"mounts[0].image", "NOT A REF"}},
 			{ofImage("../../etc", "", "/data"), codes.Unknown, []string{"mounts[0].image"}},
