@@ -84,9 +84,9 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	if _, err := r.Keeper.Add(detached, keeper.Spec{ID: id, Dir: dir, Cgroup: e.Cgroup}); err != nil {
 		return 0, err
 	}
-	defer r.endExec(detached, id, dir, execBox(e.ID, id))
+	defer r.endExec(detached, id, dir)
 	run := runner.Run{
-		ID: id, Dir: dir, Box: execBox(e.ID, id), Timeout: r.Timeout, Stdio: true, OOMScoreAdj: value(e.Process.OOMScoreAdj),
+		ID: id, Dir: dir, Timeout: r.Timeout, Stdio: true, OOMScoreAdj: value(e.Process.OOMScoreAdj),
 		Argv: r.argv(dir, append(argv, e.ID)...),
 	}
 	starting, cancel := afterwards(ctx, startGrace)
@@ -146,21 +146,17 @@ func (r *Runtime) forgetExec(id string) {
 	delete(r.execs, id)
 }
 
-// execBox is below the container's: what an exec leaves running in the
-// background stays until the container is cleared.
-func execBox(container, id string) string { return filepath.Join(container, id) }
-
 // endExec kills an exec that has not ended, with its descendants, and forgets
 // it.
-func (r *Runtime) endExec(ctx context.Context, id, dir, box string) {
+func (r *Runtime) endExec(ctx context.Context, id, dir string) {
 	ctx, cancel := context.WithTimeout(ctx, execTimeout)
 	defer cancel()
 	if st, err := r.Keeper.State(id); err == nil && !st.Gone {
 		// Its runtime may be under way still.
-		_ = r.Keeper.CallRunner(ctx, runner.OpClear, runner.Clear{ID: id, Dir: dir, Box: box}, nil, nil)
+		_ = r.Keeper.CallRunner(ctx, runner.OpClear, runner.Clear{ID: id, Dir: dir}, nil, nil)
 		_ = r.Keeper.Refresh(ctx, id)
 		if st, err = r.Keeper.State(id); err == nil && st.Pid != 0 && !st.Gone {
-			killTree(st.Pid, func(sig syscall.Signal) error { return r.Keeper.Signal(id, sig) })
+			runner.KillTree(st.Pid, func(sig syscall.Signal) error { return r.Keeper.Signal(id, sig) })
 			_, _ = r.Keeper.Wait(ctx, id)
 		}
 	}

@@ -42,11 +42,6 @@ func (r *Runtime) GC(ctx context.Context, keep func(id string) bool) error {
 			errs = append(errs, r.Keeper.CallRunner(ctx, runner.OpClearPod, runner.Pod{ID: id, Cgroup: path}, nil, nil))
 		}
 	}
-	for _, id := range cgroup.Children(runner.RuntimesCgroup) {
-		if !keep(id) {
-			errs = append(errs, r.Keeper.CallRunner(ctx, runner.OpClear, runner.Clear{ID: id, Box: id}, nil, nil))
-		}
-	}
 	states, err := os.ReadDir(r.Root())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
@@ -74,7 +69,7 @@ func (r *Runtime) collect(ctx context.Context, id string, keep func(id string) b
 	if !r.abandoned(id) {
 		return nil
 	}
-	r.endExec(ctx, id, st.Dir, "")
+	r.endExec(ctx, id, st.Dir)
 	r.removeConsole(id)
 	return os.RemoveAll(st.Dir)
 }
@@ -118,7 +113,7 @@ func (r *Runtime) endLostExec(ctx context.Context, id string) error {
 	}
 	if pid, pidfd := openProcess(dir, string(cgroup)); pidfd != nil {
 		defer pidfd.Close()
-		killTree(pid, func(sig syscall.Signal) error { return unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0) })
+		runner.KillTree(pid, func(sig syscall.Signal) error { return unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0) })
 	}
 	r.removeConsole(id)
 	return os.RemoveAll(dir)

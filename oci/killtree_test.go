@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"berth/oci/keeper/runner"
 	"berth/test/leak"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +33,7 @@ func TestKillTreeOfAProcessThatForks(t *testing.T) {
 		for range i * 1000 { // somewhere else in the loop each time
 			unix.Getppid()
 		}
-		killTree(cmd.Process.Pid, func(sig syscall.Signal) error { return cmd.Process.Signal(sig) })
+		runner.KillTree(cmd.Process.Pid, func(sig syscall.Signal) error { return cmd.Process.Signal(sig) })
 		_ = cmd.Wait()
 		await(t, "all are dead", func() bool { return len(withArgument(mark)) == 0 })
 	}

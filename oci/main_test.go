@@ -121,7 +121,7 @@ func (n *node) stopKeeper() {
 	}
 	kill(n.t, h.Pid)
 	awaitEnd(n.t, h.Runner)
-	if err := errors.Join(cgroup.Remove(CgroupRoot), cgroup.Remove("/berth.runtimes")); err != nil {
+	if err := cgroup.Remove(CgroupRoot); err != nil {
 		n.t.Error(err)
 	}
 }

@@ -69,7 +69,7 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 		return 0, err
 	}
 	run := runner.Run{
-		ID: s.ID, Dir: s.Dir, Box: s.ID, Again: again, Timeout: r.Timeout, Root: s.RootFS(), Stdin: s.Stdin, TTY: tty,
+		ID: s.ID, Dir: s.Dir, Again: again, Timeout: r.Timeout, Root: s.RootFS(), Stdin: s.Stdin, TTY: tty,
 		Argv: r.argv(s.Dir, "run", "--detach", "--bundle", s.Dir, "--pid-file", filepath.Join(s.Dir, keeper.PidFile)),
 	}
 	if tty {

@@ -52,7 +52,7 @@ func (r *Runtime) Remove(ctx context.Context, c Container) error {
 			return err
 		}
 	}
-	what := runner.Clear{ID: c.ID, Dir: c.Dir, Cgroup: c.Cgroup, Box: c.ID, Root: c.RootFS(), Views: c.views(), PIDNS: c.PIDNS()}
+	what := runner.Clear{ID: c.ID, Dir: c.Dir, Cgroup: c.Cgroup, Root: c.RootFS(), Views: c.views(), PIDNS: c.PIDNS()}
 	if err := r.Keeper.CallRunner(ctx, runner.OpClear, what, nil, nil); err != nil {
 		return err
 	}

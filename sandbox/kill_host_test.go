@@ -255,7 +255,7 @@ func (l *life) endKeeper() {
 			l.t.Errorf("process %d of the keeper: %v", pid, err)
 		}
 	}
-	if err := errors.Join(cgroup.Remove(oci.CgroupRoot), cgroup.Remove("/berth.runtimes"), os.RemoveAll(l.RunDir)); err != nil {
+	if err := errors.Join(cgroup.Remove(oci.CgroupRoot), os.RemoveAll(l.RunDir)); err != nil {
 		l.t.Error(err)
 	}
 }
@@ -305,10 +305,8 @@ func (l *life) held() (held []string) {
 		found, _ := filepath.Glob(pattern)
 		held = append(held, found...)
 	}
-	for _, parent := range []string{oci.CgroupRoot, "/berth.runtimes"} {
-		for _, name := range cgroup.Children(parent) {
-			held = append(held, "cgroup "+parent+"/"+name)
-		}
+	for _, name := range cgroup.Children(oci.CgroupRoot) {
+		held = append(held, "cgroup "+oci.CgroupRoot+"/"+name)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

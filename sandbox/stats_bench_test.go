@@ -72,7 +72,7 @@ func benchmarked(b *testing.B) *victim {
 		}
 		h, err := v.keeper.Hello(ctx)
 		err = errors.Join(err, v.close(), syscall.Kill(h.Pid, syscall.SIGKILL),
-			cgroup.Remove(oci.CgroupRoot), cgroup.Remove("/berth.runtimes"), os.RemoveAll(v.RunDir))
+			cgroup.Remove(oci.CgroupRoot), os.RemoveAll(v.RunDir))
 		if err != nil {
 			b.Error(err)
 		}

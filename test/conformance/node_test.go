@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -178,7 +177,7 @@ func (n *node) end(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := errors.Join(cgroup.Remove(oci.CgroupRoot), cgroup.Remove("/berth.runtimes")); err != nil {
+	if err := cgroup.Remove(oci.CgroupRoot); err != nil {
 		t.Error(err)
 	}
 	if netns, _ := filepath.Glob(oci.NetNSDir + "/berth-*"); len(netns) > 0 {

@@ -191,7 +191,7 @@ func (n *node) end(t *testing.T) {
 			t.Errorf("unmount %s: %v", point, err)
 		}
 	}
-	if err := errors.Join(cgroup.Remove(oci.CgroupRoot), cgroup.Remove("/berth.runtimes"), cgroup.Remove(cgroupRoot)); err != nil {
+	if err := errors.Join(cgroup.Remove(oci.CgroupRoot), cgroup.Remove(cgroupRoot)); err != nil {
 		t.Error(err)
 	}
 	if t.Failed() {

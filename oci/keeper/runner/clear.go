@@ -32,11 +32,6 @@ func (r *runner) clear(c Clear) error {
 			return err
 		}
 	}
-	if c.Box != "" {
-		if err := end(ctx, filepath.Join(RuntimesCgroup, c.Box)); err != nil {
-			return err
-		}
-	}
 	r.out.drop(c.ID)
 	for _, path := range []string{c.PIDNS, c.Root} {
 		if path == "" {

@@ -27,10 +27,6 @@ const (
 	OpTryUserNS = "try-userns"
 )
 
-// RuntimesCgroup is where runtime commands run on a node that has cgroup v2, in
-// boxes of their own, so that one that hangs can be killed whole.
-const RuntimesCgroup = "/berth.runtimes"
-
 // LogFile, in a process's directory, is where the OCI runtime is told to write
 // its own messages (--log).
 const LogFile = "runtime.log"
@@ -41,7 +37,6 @@ type Run struct {
 	ID      string        `json:"id"`
 	Dir     string        `json:"dir"`
 	Argv    []string      `json:"argv"`            // absolute path of the runtime, then its arguments
-	Box     string        `json:"box"`             // of the command, below RuntimesCgroup
 	Timeout time.Duration `json:"timeout"`         // after it the command and what it started are killed
 	Root    string        `json:"root,omitempty"`  // where the root filesystem is attached; a detached mount is the first file
 	Views   []string      `json:"views,omitempty"` // where images are attached, in a directory of their own; their detached mounts are the files after Root's
@@ -89,7 +84,6 @@ const MaxPacket = 1 + chunkSize
 type Clear struct {
 	ID     string `json:"id"`
 	Dir    string `json:"dir"`    // empty: no runtime command can be under way
-	Box    string `json:"box"`    // killed whole and removed; empty: none
 	Cgroup string `json:"cgroup"` // killed whole and removed; empty: none
 	Root   string `json:"root"`   // unmounted; empty: none
 	Views  string `json:"views"`  // a directory: what is in it is unmounted, and it is removed; empty: none

@@ -1,4 +1,4 @@
-package oci
+package runner
 
 import (
 	"bytes"
@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopTimeout bounds how long killTree looks at processes that do not stop.
+// stopTimeout bounds how long KillTree looks at processes that do not stop.
 const stopTimeout = time.Second
 
-// killTree kills a process and its descendants: it stops each before it looks
+// KillTree kills a process and its descendants: it stops each before it looks
 // for children, so that none can run away meanwhile. signal reaches the root by
 // its pidfd. A process whose parent has ended is nobody's descendant any more.
-func killTree(root int, signal func(syscall.Signal) error) {
+func KillTree(root int, signal func(syscall.Signal) error) {
 	if signal(syscall.SIGSTOP) != nil {
 		return
 	}
