@@ -271,7 +271,7 @@ func TestAttachTypesAndLeaves(t *testing.T) {
 
 func TestAttachToATerminal(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, n *node) {
-		_, id := n.interactive(t, "web", `stty -echo; echo ready; read x; until [ "$(stty size)" = "50 140" ]; do sleep 0.01; done; echo "[$x]"; exit 7`,
+		_, id := n.interactive(t, "web", `stty -echo; echo ready; read x; until [ "$(stty size 2>/dev/null)" = "50 140" ]; do sleep 0.01; done; echo "[$x]"; exit 7`,
 			func(c *runtimeapi.ContainerConfig) { c.Tty = true })
 		eventually(t, "the terminal is ready", func() bool { return strings.Contains(n.output(t, id, "stdout"), "ready") })
 		s := n.openAttach(t, "WebSocket", id, inTerminal)
