@@ -51,9 +51,13 @@ func (p *Pod) again(v verb, do func(context.Context) error) {
 	})
 }
 
-// again tries a removal or clean-up again after a pause, until it has gone well.
+// again tries a removal or clean-up again after a pause, until it has gone well. A
+// removal takes the place of a clean-up that waits for its time.
 func (c *Container) again(v verb, do func(context.Context) error) {
 	c.pod.pods.retry(&c.pod.mu, &c.retries, func(ctx context.Context) {
+		if c.record().State == containerRemoving {
+			v, do = verbRemove, c.remove
+		}
 		if err := c.do(ctx, &flight{verb: v}, operationTimeout, do); err != nil {
 			klog.ErrorS(err, "Trying again in the background", "container", c.id, "operation", v)
 			c.again(v, do)

@@ -35,6 +35,33 @@ func TestFailedStartIsCleanedUpInTheEnd(t *testing.T) {
 	})
 }
 
+// A removal that fails while a clean-up waits for its next try is not forgotten for
+// it.
+func TestRemovalTakesTheTurnOfACleanUp(t *testing.T) {
+	quiet(t)
+	inBubble(t, func(t *testing.T, m *machine) {
+		m.must("run", "create")
+		m.intend(func(n int, name string, after bool) fate {
+			if !after && (name == "runtime.Start" || name == "runtime.Remove") {
+				return failNow
+			}
+			return proceed
+		})
+		c := m.container("x")
+		for _, verb := range []string{"start", "remove"} {
+			if err, _ := m.do(verb); !errors.Is(err, errInjected) {
+				t.Errorf("%s: %v", verb, err)
+			}
+		}
+		m.intend(nil)
+		pass(10 * time.Minute)
+		if s := c.record().State; s != containerGone {
+			t.Errorf("it is %s", s)
+		}
+		m.check()
+	})
+}
+
 // What was given back may be there again: an earlier daemon's request was still
 // under way. A pod whose directory does not go gives it back once more.
 func TestPodThatDoesNotGoIsFreedAgain(t *testing.T) {
