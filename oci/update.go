@@ -82,7 +82,7 @@ func (r *Runtime) Update(_ context.Context, c Container, u Update) error {
 	if u.OOMScoreAdj == nil {
 		return nil
 	}
-	return setOOMScoreAdj(c.Cgroup, *u.OOMScoreAdj)
+	return setOOMScoreAdj(c.Cgroup, *u.OOMScoreAdj, always)
 }
 
 // Restore puts back what Limits had read. Nil for a container that has ended.
@@ -248,9 +248,9 @@ func value[T any](p *T) (v T) {
 // has its parent's value from the moment of the fork.
 const oomPasses = 10
 
-// setOOMScoreAdj sets oom_score_adj of every process in a cgroup.
-func setOOMScoreAdj(path string, adj int) error {
-	set := map[int]bool{}
+// setOOMScoreAdj sets oom_score_adj of the processes in a cgroup whose value
+// changes says is to be another.
+func setOOMScoreAdj(path string, adj int, changes func(now int) bool) error {
 	for range oomPasses {
 		pids, err := cgroup.Procs(path)
 		if err != nil {
@@ -258,13 +258,13 @@ func setOOMScoreAdj(path string, adj int) error {
 		}
 		more := false
 		for _, pid := range pids {
-			if set[pid] {
-				continue
+			if now, err := readOOMScoreAdj(pid); err != nil || now == adj || !changes(now) {
+				continue // or it has ended
 			}
 			if err := writeOOMScoreAdj(pid, adj); err != nil {
 				return err
 			}
-			set[pid], more = true, true
+			more = true
 		}
 		if !more {
 			break
@@ -272,6 +272,8 @@ func setOOMScoreAdj(path string, adj int) error {
 	}
 	return nil
 }
+
+func always(int) bool { return true }
 
 // keepOOMScoreAdj corrects that of an exec, and of what it has forked: runc gives
 // it what the container began with, from its own state and whatever the exec's
@@ -286,7 +288,7 @@ func keepOOMScoreAdj(c Container, pid int, want *int) {
 		got, err = firstOOMScoreAdj(c)
 	}
 	if err == nil && got != *want {
-		_ = replaceOOMScoreAdj(c.Cgroup, got, *want)
+		_ = setOOMScoreAdj(c.Cgroup, *want, func(now int) bool { return now == got })
 	}
 }
 
@@ -299,30 +301,6 @@ func firstOOMScoreAdj(c Container) (int, error) {
 	var spec struct{ Process struct{ OOMScoreAdj int } }
 	err = json.Unmarshal(text, &spec)
 	return spec.Process.OOMScoreAdj, err
-}
-
-// replaceOOMScoreAdj gives every process of a cgroup that has the one the other.
-func replaceOOMScoreAdj(path string, old, adj int) error {
-	for range oomPasses {
-		pids, err := cgroup.Procs(path)
-		if err != nil {
-			return err
-		}
-		more := false
-		for _, pid := range pids {
-			if got, err := readOOMScoreAdj(pid); err != nil || got != old {
-				continue
-			}
-			if err := writeOOMScoreAdj(pid, adj); err != nil {
-				return err
-			}
-			more = true
-		}
-		if !more {
-			break
-		}
-	}
-	return nil
 }
 
 func oomScoreAdj(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid), "oom_score_adj") }

@@ -216,8 +216,8 @@ func (r *runner) runtime(c Run, stdio []*os.File) Ran {
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "_LIBCONTAINER_STATEDIR=" + scratch}
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio[0], stdio[1], stdio[2]
-	// Without a cgroup of its own: to begin in one takes the kernel as long as to
-	// forget an RCU grace period, which is a tenth of what a runtime takes.
+	// Not in a cgroup of its own: to be born in another than its parent's takes a
+	// process an RCU grace period, 10 to 15 ms.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := spawn(cmd, c.OOMScoreAdj); err != nil {
 		return Ran{Status: fmt.Sprintf("start %s: %v", c.Argv[0], err)}
