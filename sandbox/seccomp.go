@@ -83,8 +83,8 @@ func readProfile(path string) (text []byte, err error) {
 }
 
 // seccompRules are the system calls that a process with these capabilities may
-// make; nil: all. The default profile is moby's. Of the machine they depend on
-// its architecture and the version of its kernel.
+// make; nil: all. Of the machine they depend on its architecture and the version
+// of its kernel.
 func seccompRules(sc *runtimeapi.LinuxContainerSecurityContext, capabilities []string, local []byte) (*specs.LinuxSeccomp, error) {
 	c, err := seccompOf(sc)
 	if err != nil || sc.GetPrivileged() {
@@ -94,7 +94,7 @@ func seccompRules(sc *runtimeapi.LinuxContainerSecurityContext, capabilities []s
 	var rules *specs.LinuxSeccomp
 	switch c.GetProfileType() {
 	case runtimeapi.SecurityProfile_RuntimeDefault:
-		rules, err = seccomp.GetDefaultProfile(held)
+		rules, err = defaultSeccomp(held)
 	case runtimeapi.SecurityProfile_Localhost:
 		if err = checkProfileText(local); err == nil {
 			rules, err = seccomp.LoadProfile(string(local), held)
