@@ -27,7 +27,11 @@ type Users = rootfs.Users
 // IDs are the ids of Users.
 type IDs = rootfs.IDs
 
-var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+// containerID: its length has a bound of its own, as a longer pattern takes longer
+// to compile at each start.
+var containerID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+
+const maxContainerID = 128
 
 // Root makes the writable layer of container id over img and returns its root
 // filesystem as a detached mount, which the caller attaches or closes. It may
@@ -47,7 +51,7 @@ func (s *Store) Root(ctx context.Context, id string, img *Image, users *Users) (
 }
 
 func (s *Store) root(ctx context.Context, id string, img *Image, users *Users) (*os.File, error) {
-	if !containerID.MatchString(id) {
+	if len(id) > maxContainerID || !containerID.MatchString(id) {
 		return nil, fmt.Errorf("%q is no container id", id)
 	}
 	unlock, err := s.busy.lock(ctx, "root "+id)

@@ -8,8 +8,8 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -237,9 +237,7 @@ func (ps *Pods) sweep(ctx context.Context) {
 	}
 }
 
-var idPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-func isID(name string) bool { return idPattern.MatchString(name) }
+func isID(name string) bool { return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == "" }
 
 // readDirIfAny is os.ReadDir; a directory that is not there is empty.
 func readDirIfAny(dir string) ([]os.DirEntry, error) {

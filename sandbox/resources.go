@@ -189,7 +189,9 @@ func checkHugePages(limits []*runtimeapi.HugepageLimit, can oci.Controls) error 
 
 // unifiedKey is a file of one of cgroup v2's controllers: not one of cgroup.*,
 // which move and kill processes.
-var unifiedKey = regexp.MustCompile(`^(cpu|cpuset|dmem|hugetlb|io|memory|misc|pids|rdma)\.[A-Za-z0-9_.]{1,64}$`)
+var unifiedKey = regexp.MustCompile(`^(cpu|cpuset|dmem|hugetlb|io|memory|misc|pids|rdma)\.[A-Za-z0-9_.]+$`)
+
+const maxUnifiedKey = 64
 
 func checkUnified(unified map[string]string, v2 bool) error {
 	if len(unified) > 0 && !v2 {
@@ -201,7 +203,7 @@ func checkUnified(unified map[string]string, v2 bool) error {
 	for _, key := range slices.Sorted(maps.Keys(unified)) {
 		field := fmt.Sprintf("%sunified[%.100q]", atResources, key)
 		switch value := unified[key]; {
-		case !unifiedKey.MatchString(key):
+		case len(key) > maxUnifiedKey || !unifiedKey.MatchString(key):
 			return invalid(field, "is not a file of a controller, as in memory.high")
 		case value == "" || len(value) > 4096 || strings.ContainsRune(value, 0):
 			return invalid(field, "%.100q cannot be its value", value)

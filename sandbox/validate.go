@@ -22,12 +22,18 @@ import (
 const maxConfig = 2 << 20
 
 // namePattern is what the names of pods and containers are made of. They appear
-// in arguments of CNI plugins, where ; and = would begin another argument.
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,252}$`)
+// in arguments of CNI plugins, where ; and = would begin another argument. The
+// bounds of lengths stand beside the patterns: within them, they would make the
+// start of berthd longer and its memory more.
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]*$`)
 
-// hostnamePattern: letters, digits, hyphens and dots, as in RFC 1123; 64 bytes is
-// the kernel's limit.
-var hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
+const longestName = 253
+
+// hostnamePattern: letters, digits, hyphens and dots, as in RFC 1123.
+var hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
+
+// maxHostname is the kernel's limit, in bytes.
+const maxHostname = 64
 
 // firstError runs checks in order and returns the error of the first that fails.
 func firstError(checks ...func() error) error {
@@ -92,8 +98,8 @@ func checkSize(config proto.Message) error {
 }
 
 func checkName(field, name string) error {
-	if !namePattern.MatchString(name) {
-		return invalid(field, "%.300q is not 1 to 253 letters, digits, dots, colons, hyphens and underscores", name)
+	if len(name) > longestName || !namePattern.MatchString(name) {
+		return invalid(field, "%.300q is not 1 to %d letters, digits, dots, colons, hyphens and underscores", name, longestName)
 	}
 	return nil
 }
@@ -134,8 +140,8 @@ func (ps *Pods) checkHostname(c *runtimeapi.PodSandboxConfig) error {
 	switch {
 	case name == "":
 		return nil
-	case !hostnamePattern.MatchString(name):
-		return invalid("hostname", "%.100q is not a name of at most 64 letters, digits, hyphens and dots", name)
+	case len(name) > maxHostname || !hostnamePattern.MatchString(name):
+		return invalid("hostname", "%.100q is not a name of at most %d letters, digits, hyphens and dots", name, maxHostname)
 	case c.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE && name != ps.node.hostname:
 		return invalid("hostname", "a pod on the host's network has the host's name; leave it empty")
 	}
