@@ -39,7 +39,7 @@ type Runtime struct {
 	Path     string         // of the binary, absolute
 	Run      string         // Berth's run directory
 	Keeper   *keeper.Client // shared by all runtimes of the node
-	NoUserNS error          // why this node gives pods no user namespace, of TryUserNamespaces; nil: it does
+	NoUserNS func() error   // why this node gives pods no user namespace, of TryUserNamespaces; nil: it does
 	Timeout  time.Duration  // of one runtime command; one still running then is killed whole
 
 	Version    string // what the binary says of itself, e.g. "runc 1.5.0"

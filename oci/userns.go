@@ -65,7 +65,9 @@ func TryUserNamespaces(ctx context.Context, k *keeper.Client, run string, stores
 // runtime, if it is that which cannot. Probe comes before.
 func (r *Runtime) UserNamespaces() error {
 	if r.NoUserNS != nil {
-		return r.NoUserNS
+		if err := r.NoUserNS(); err != nil {
+			return err
+		}
 	}
 	if r.noIDMap != "" {
 		return fmt.Errorf("user namespaces are %w by %s: %s", ErrNotSupported, r.Version, r.noIDMap)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,7 +28,7 @@ type runtimes struct {
 	keeper   *keeper.Client
 	handlers map[string]sandbox.Runtime // by the name that pods ask for
 	shown    map[string]shownRuntime    // the same ones, in a verbose Status
-	noUserNS error                      // why pods get no user namespaces
+	noUserNS func() error               // why pods get no user namespaces; tried when first asked
 }
 
 type shownRuntime struct {
@@ -37,7 +38,7 @@ type shownRuntime struct {
 }
 
 // openRuntimes connects to the keeper, starting one where none runs, and probes
-// the configured OCI runtimes. The caller closes what it returns.
+// the configured OCI runtimes meanwhile. The caller closes what it returns.
 func openRuntimes(ctx context.Context, c config) (*runtimes, error) {
 	binary, err := findKeeper(c.LibexecDir)
 	if err != nil {
@@ -48,31 +49,46 @@ func openRuntimes(ctx context.Context, c config) (*runtimes, error) {
 		handlers: map[string]sandbox.Runtime{},
 		shown:    map[string]shownRuntime{},
 	}
-	if err := all.keeper.Open(ctx); err != nil {
-		return nil, fmt.Errorf("connect to berth-keeper: %w", err)
+	all.noUserNS = sync.OnceValue(func() error {
+		err := oci.TryUserNamespaces(ctx, all.keeper, c.RunDir, c.DataDir)
+		if err != nil {
+			klog.InfoS("Pods get no user namespaces", "reason", err)
+		}
+		return err
+	})
+	probed := make(chan error, 1)
+	go func() { probed <- all.probe(ctx, c) }()
+	if err := all.connect(ctx); err != nil {
+		<-probed
+		return nil, err
 	}
-	if renewed, err := all.keeper.Renew(ctx); err != nil {
-		klog.ErrorS(err, "Upgrading the keeper; the next start of berthd tries again")
-	} else if renewed {
-		klog.InfoS("Upgraded the keeper in its own place", "path", binary)
-	}
-	if err := all.probe(ctx, c); err != nil {
+	if err := <-probed; err != nil {
 		all.close()
 		return nil, err
 	}
 	return all, nil
 }
 
-// probe asks the kernel and all runtimes at once, since each takes a while, what
-// they can, and offers that.
+// connect opens the keeper's client, and has a keeper of an older program become
+// the one that is installed now.
+func (r *runtimes) connect(ctx context.Context) error {
+	if err := r.keeper.Open(ctx); err != nil {
+		return fmt.Errorf("connect to berth-keeper: %w", err)
+	}
+	if renewed, err := r.keeper.Renew(ctx); err != nil {
+		klog.ErrorS(err, "Upgrading the keeper; the next start of berthd tries again")
+	} else if renewed {
+		klog.InfoS("Upgraded the keeper in its own place", "path", r.keeper.Binary)
+	}
+	return nil
+}
+
+// probe asks all runtimes at once, since each takes a while, what they can, and
+// offers them.
 func (r *runtimes) probe(ctx context.Context, c config) error {
 	names := slices.Sorted(maps.Keys(c.Runtime.Handlers))
 	found := make([]*oci.Runtime, len(names))
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		r.noUserNS = oci.TryUserNamespaces(ctx, r.keeper, c.RunDir, c.DataDir)
-		return nil
-	})
 	for i, name := range names {
 		group.Go(func() (err error) {
 			if found[i], err = r.find(ctx, c, name); err != nil {
@@ -84,14 +100,10 @@ func (r *runtimes) probe(ctx context.Context, c config) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if r.noUserNS != nil {
-		klog.InfoS("Pods get no user namespaces", "reason", r.noUserNS)
-	}
 	for _, runtime := range found {
 		if runtime == nil {
 			continue
 		}
-		runtime.NoUserNS = r.noUserNS
 		klog.InfoS("OCI runtime is offered", "handler", runtime.Name, "path", runtime.Path, "version", runtime.Version, "ociVersion", runtime.OCIVersion)
 		r.handlers[runtime.Name] = runtime
 		r.shown[runtime.Name] = shownRuntime{runtime.Path, runtime.Version, runtime.OCIVersion}
@@ -115,7 +127,7 @@ func (r *runtimes) find(ctx context.Context, c config, name string) (*oci.Runtim
 		}
 		path = found
 	}
-	runtime := &oci.Runtime{Name: name, Path: path, Run: c.RunDir, Keeper: r.keeper, Timeout: time.Duration(c.Runtime.Timeout)}
+	runtime := &oci.Runtime{Name: name, Path: path, Run: c.RunDir, Keeper: r.keeper, Timeout: time.Duration(c.Runtime.Timeout), NoUserNS: r.noUserNS}
 	return runtime, runtime.Probe(ctx)
 }
 
