@@ -96,6 +96,12 @@ func open(ctx context.Context, o options) (*bench, error) {
 // makes for its first pod is not measured.
 func (b *bench) prepare(ctx context.Context, side int) error {
 	s := b.sides[side]
+	for _, program := range s.programs {
+		// Around each page of it that is touched, the kernel maps what else is in memory.
+		if _, err := os.ReadFile(program); err != nil {
+			return err
+		}
+	}
 	if _, err := s.start(ctx); err != nil {
 		return err
 	}
