@@ -20,12 +20,16 @@ func (r *Runtime) Features() Features { return r.features }
 
 // featuresOf reads what a runtime tells of itself (runtime-spec, features.md); nil:
 // it does not.
-func featuresOf(told *features.Features) (f Features) {
-	if told == nil {
-		return f
+func featuresOf(told *features.Features, q quirks) Features {
+	return Features{
+		RecursiveReadOnly:  told != nil && slices.Contains(told.MountOptions, "rro") && setsAttributes(),
+		MappedMountOptions: !q.dropsMappedOptions,
 	}
-	// Without an attribute to change, the call says only whether there is one.
+}
+
+// setsAttributes asks the kernel for mount_setattr(2), without an attribute to
+// change.
+func setsAttributes() bool {
 	err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
-	f.RecursiveReadOnly = slices.Contains(told.MountOptions, "rro") && !errors.Is(err, unix.ENOSYS)
-	return f
+	return !errors.Is(err, unix.ENOSYS)
 }

@@ -62,9 +62,8 @@ func (r *Runtime) Probe(ctx context.Context) error {
 		return fmt.Errorf("probe runtime %s: %s says no OCI version: %q", r.Name, r.Path, firstLine(out))
 	}
 	r.OCIVersion = older(newest, specs.Version)
-	r.features = featuresOf(told)
-	r.noIDMap, r.shallow = lackOfIDMaps(r.Version, told)
-	r.features.MappedMountOptions = !r.shallow // it leaves those out as well
+	r.quirks = quirksOf(r.Version, told)
+	r.features = featuresOf(told, r.quirks)
 	return nil
 }
 

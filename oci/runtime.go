@@ -44,9 +44,8 @@ type Runtime struct {
 
 	Version    string // what the binary says of itself, e.g. "runc 1.5.0"
 	OCIVersion string // written into each spec: the newest that both sides know
-	noIDMap    string // why it mounts without id mappings; empty: it knows them
-	shallow    bool   // where ids are mapped, it leaves out the mounts below a mount
 
+	quirks   quirks   // set by Probe
 	features Features // set by Probe
 
 	mu    sync.Mutex

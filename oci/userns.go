@@ -12,7 +12,6 @@ import (
 	"berth/oci/keeper/runner"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/runtime-spec/specs-go/features"
 )
 
 // ErrNotSupported: this kernel or this OCI runtime lacks what was asked for; the
@@ -69,43 +68,16 @@ func (r *Runtime) UserNamespaces() error {
 			return err
 		}
 	}
-	if r.noIDMap != "" {
-		return fmt.Errorf("user namespaces are %w by %s: %s", ErrNotSupported, r.Version, r.noIDMap)
+	if r.quirks.noIDMaps != "" {
+		return fmt.Errorf("user namespaces are %w by %s: %s", ErrNotSupported, r.Version, r.quirks.noIDMaps)
 	}
 	return nil
 }
 
-// lackOfIDMaps is why a runtime is not trusted with id mappings of mounts, given
-// its version and its features, nil if it does not tell them; empty: it is.
-// One that does not know them would mount without a word. shallow: it maps a
-// mount, and leaves out those below it.
-func lackOfIDMaps(version string, told *features.Features) (why string, shallow bool) {
-	number, crun := strings.CutPrefix(version, "crun ")
-	n := versionNumbers(number)
-	shallow = crun && n[0] == 1 && n[1] < 9
-	switch {
-	case told != nil:
-		if !knowsIDMaps(told) && !shallow { // that one has not told it yet
-			why = "its features do not name idmap among the mount extensions"
-		}
-	case !crun || n[0] == 0 || n[0] == 1 && n[1] < 5:
-		why = "it does not tell its features, and only crun since 1.5 is known to map the ids of mounts"
-	}
-	return why, shallow
-}
-
-func knowsIDMaps(f *features.Features) bool {
-	if f.Linux == nil || f.Linux.MountExtensions == nil || f.Linux.MountExtensions.IDMap == nil {
-		return false
-	}
-	enabled := f.Linux.MountExtensions.IDMap.Enabled
-	return enabled != nil && *enabled
-}
-
-// checkMapped refuses what a shallow runtime would leave out in silence: mounts
-// below one whose ids it maps. ErrNotSupported.
+// checkMapped refuses mounts that the runtime would leave out without a word.
+// ErrNotSupported.
 func (r *Runtime) checkMapped(spec *specs.Spec) error {
-	if !r.shallow {
+	if !r.quirks.skipsBelowMapped {
 		return nil
 	}
 	table, err := os.ReadFile("/proc/self/mountinfo")

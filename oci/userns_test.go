@@ -12,7 +12,6 @@ import (
 	"berth/oci/keeper"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 )
 
@@ -391,7 +390,7 @@ func TestMountsBelowAMappedMount(t *testing.T) {
 			UIDMappings: p.Users.UIDs.Mappings(), GIDMappings: p.Users.GIDs.Mappings(),
 		})
 		_, err := c.tryStart()
-		if r.shallow {
+		if r.quirks.skipsBelowMapped {
 			if !errors.Is(err, ErrNotSupported) || !strings.Contains(err.Error(), "/below") || !strings.Contains(err.Error(), r.Version) {
 				t.Errorf("got %v, want ErrNotSupported that names the mount and %s", err, r.Version)
 			}
@@ -413,41 +412,5 @@ func TestMountBelow(t *testing.T) {
 		if got := mountBelow(table, dir); got != want {
 			t.Errorf("below %s: %q, want %q", dir, got, want)
 		}
-	}
-}
-
-func TestLackOfIDMaps(t *testing.T) {
-	yes, no := true, false
-	with := func(enabled *bool) *features.Features {
-		return &features.Features{Linux: &features.Linux{MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: enabled}}}}
-	}
-	for _, test := range []struct {
-		version string
-		told    *features.Features
-		lacks   bool
-	}{
-		{"runc 1.5.0", with(&yes), false},
-		{"runc 1.5.0", with(&no), true},
-		{"runc 1.5.0", with(nil), true},
-		{"runc 1.1.0", &features.Features{Linux: &features.Linux{}}, true},
-		{"runc 1.1.0", &features.Features{}, true},
-		{"runc 1.0.0", nil, true},
-		{"crun 1.21", with(&yes), false},
-		{"crun 1.8.1", nil, false},
-		{"crun 1.8.7", &features.Features{Linux: &features.Linux{}}, false},
-		{"crun 1.9", &features.Features{Linux: &features.Linux{}}, true},
-		{"crun 1.5", nil, false},
-		{"crun 1.4.5", nil, true},
-		{"crun 1.4", nil, true},
-		{"crun 0.20", nil, true},
-		{"youki 0.5", nil, true},
-	} {
-		if why, _ := lackOfIDMaps(test.version, test.told); (why != "") != test.lacks {
-			t.Errorf("%s: lacks id mappings: %q, want %v", test.version, why, test.lacks)
-		}
-	}
-	r := &Runtime{Version: "old 0.1", noIDMap: "it is old"}
-	if err := r.UserNamespaces(); !errors.Is(err, ErrNotSupported) || !strings.Contains(err.Error(), "old 0.1") {
-		t.Errorf("got %v, want ErrNotSupported that names the runtime", err)
 	}
 }
