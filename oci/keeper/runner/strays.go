@@ -3,6 +3,7 @@ package runner
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,9 +13,11 @@ import (
 	"berth/oci/keeper"
 )
 
-// strays lists the runtime processes that work for the process in dir: those
-// that were told to write its pid file. A container's own processes cannot be
-// meant unless they take that very path as an argument.
+// strays lists the runtime processes that work for the process in dir: those that
+// were told to write its pid file, whatever runtime it is: we always tell. A
+// container's own processes cannot be meant unless they take that very path as an
+// argument. The log's path would not do: runsc passes that on to processes which
+// live as long as the container.
 func strays(dir string) []*cgroup.Process {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -24,19 +27,27 @@ func strays(dir string) []*cgroup.Process {
 	var found []*cgroup.Process
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
+		if err != nil || !hasArgument(pid, pidFile) {
+			continue
+		}
+		p, err := cgroup.OpenProcess(pid)
 		if err != nil {
 			continue
 		}
-		// A zombie's command line is empty: it counts as ended.
-		b, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
-		if err != nil || !bytes.Contains(b, pidFile) {
+		if !hasArgument(pid, pidFile) { // the pid was another's before it was opened
+			p.Close()
 			continue
 		}
-		if p, err := cgroup.OpenProcess(pid); err == nil {
-			found = append(found, p)
-		}
+		found = append(found, p)
 	}
 	return found
+}
+
+// hasArgument looks for text on the command line of a process. That of a zombie is
+// empty: it counts as ended.
+func hasArgument(pid int, text []byte) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && bytes.Contains(b, text)
 }
 
 // waitForStrays waits for runtime commands of a dead runner; those that hang are
