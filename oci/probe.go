@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -32,39 +32,52 @@ func Find(name string, dirs []string) (path string, err error) {
 	return "", fmt.Errorf("%s is in none of %s: %w", name, strings.Join(dirs, ", "), exec.ErrNotFound)
 }
 
+// versionKeys are the annotations by which runtimes tell their version among their
+// features, with their names.
+var versionKeys = map[string]string{"org.opencontainers.runc.version": "runc", "run.oci.crun.version": "crun"}
+
 // Probe asks the binary what it is and what it can, and sets Version, OCIVersion
 // and Features. It fails for what is no OCI runtime.
 func (r *Runtime) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	// `features` is exact where it exists.
-	var told *features.Features
-	var asking sync.WaitGroup
-	asking.Go(func() { told = r.askFeatures(ctx) })
-	out, err := r.ask(ctx, "--version")
-	asking.Wait()
-	if err != nil {
-		return fmt.Errorf("probe runtime %s: %w", r.Name, err)
-	}
+	told := r.askFeatures(ctx)
 	var newest string
-	for i, line := range strings.Split(out, "\n") {
-		if i == 0 {
-			r.Version = strings.Replace(strings.TrimSpace(line), " version ", " ", 1)
-		}
-		if v, ok := strings.CutPrefix(line, "spec: "); ok {
-			newest = strings.TrimSpace(v)
-		}
-	}
 	if told != nil {
 		newest = told.OCIVersionMax
+		for key, name := range versionKeys {
+			if v := told.Annotations[key]; v != "" {
+				r.Version = name + " " + v
+			}
+		}
+	}
+	if r.Version == "" { // one more process, for those that tell less
+		out, err := r.ask(ctx, "--version")
+		if err != nil {
+			return fmt.Errorf("probe runtime %s: %w", r.Name, err)
+		}
+		var spec string
+		r.Version, spec = parseVersion(out)
+		newest = cmp.Or(newest, spec)
 	}
 	if newest == "" {
-		return fmt.Errorf("probe runtime %s: %s says no OCI version: %q", r.Name, r.Path, firstLine(out))
+		return fmt.Errorf("probe runtime %s: %s says no OCI version: %q", r.Name, r.Path, r.Version)
 	}
 	r.OCIVersion = older(newest, specs.Version)
 	r.quirks = quirksOf(r.Version, told)
 	r.features = featuresOf(told, r.quirks)
 	return nil
+}
+
+// parseVersion reads what --version prints: "crun version 1.8.1", and in a line of
+// its own the OCI version that the runtime knows; empty: there is none.
+func parseVersion(out string) (version, spec string) {
+	for line := range strings.Lines(out) {
+		if v, ok := strings.CutPrefix(line, "spec: "); ok {
+			spec = strings.TrimSpace(v)
+		}
+	}
+	return strings.Replace(firstLine(out), " version ", " ", 1), spec
 }
 
 // askFeatures returns what the binary says that it can; nil if it says nothing.
