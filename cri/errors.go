@@ -33,6 +33,10 @@ var errorTable = []struct {
 	{image.ErrNotFound, codes.NotFound, ""},
 	{image.ErrUnauthorized, codes.Unauthenticated, ""},
 	{image.ErrInvalidReference, codes.InvalidArgument, ""},
+	// The call was right, and trying again is no use until somebody has changed
+	// the image, or the node.
+	{image.ErrInvalidImage, codes.FailedPrecondition, ""},
+	{image.ErrNotSupported, codes.FailedPrecondition, ""}, // Unimplemented would be said of the RPC
 	{syscall.ENOSPC, codes.ResourceExhausted, ""},
 	{sandbox.ErrNotFound, codes.NotFound, ""},
 	{sandbox.ErrNotReady, codes.FailedPrecondition, ""},

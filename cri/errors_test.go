@@ -1,9 +1,14 @@
 package cri
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,6 +29,8 @@ func TestErrorTable(t *testing.T) {
 		{"unknown pod", fmt.Errorf("pod abc: %w", sandbox.ErrNotFound), codes.NotFound, "pod abc: not found"},
 		{"unknown image", fmt.Errorf("busybox:9: %w", image.ErrNotFound), codes.NotFound, "busybox:9: image not found"},
 		{"bad reference", fmt.Errorf("%w: A:B:C", image.ErrInvalidReference), codes.InvalidArgument, "invalid image reference: A:B:C"},
+		{"an image for another machine", fmt.Errorf("pull x: %w: it is for arm64", image.ErrInvalidImage), codes.FailedPrecondition, "pull x: invalid image: it is for arm64"},
+		{"a kernel too old", fmt.Errorf("mount root: %w: lowerdir+", image.ErrNotSupported), codes.FailedPrecondition, "mount root: not supported by this kernel: lowerdir+"},
 		{"bad field", fmt.Errorf("create container: %w", &sandbox.InvalidError{Field: "tty", Reason: "no"}), codes.InvalidArgument, "create container: tty: no"},
 		{"stopped pod", fmt.Errorf("create: %w", sandbox.ErrNotReady), codes.FailedPrecondition, "create: pod is not ready"},
 		{"stopped container", sandbox.ErrNotRunning, codes.FailedPrecondition, sandbox.ErrNotRunning.Error()},
@@ -41,6 +48,8 @@ func TestErrorTable(t *testing.T) {
 		// The kubelet knows these by how their text begins, and only with Unknown.
 		{"image volume", fmt.Errorf("create x: %w: %w", sandbox.ErrImageMount, image.ErrNotFound), codes.Unknown,
 			"ImageVolumeMountFailed: create x: image cannot be mounted: image not found"},
+		{"an image volume that is no image", fmt.Errorf("create x: %w: %w", sandbox.ErrImageMount, image.ErrInvalidImage), codes.Unknown,
+			"ImageVolumeMountFailed: create x: image cannot be mounted: invalid image"},
 		{"registry down", fmt.Errorf("pull x: %w", image.ErrRegistryUnavailable), codes.Unknown, "RegistryUnavailable: pull x: registry is unavailable"},
 		{"registry slow", fmt.Errorf("%w: %w", image.ErrRegistryUnavailable, context.DeadlineExceeded), codes.Unknown,
 			"RegistryUnavailable: registry is unavailable: context deadline exceeded"},
@@ -54,6 +63,40 @@ func TestErrorTable(t *testing.T) {
 	}
 	if err := toStatus(context.Background(), nil); err != nil {
 		t.Errorf("no error became %v", err)
+	}
+}
+
+// Whoever gives callers of package image or sandbox one more error to tell apart
+// decides here which code it is.
+func TestEveryErrorHasACode(t *testing.T) {
+	table, err := os.ReadFile("errors.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := []string{"sandbox.ErrNoSeccomp", "sandbox.ErrNoAppArmor", "sandbox.ErrNoSELinux"} // within an InvalidError
+	declared := regexp.MustCompile(`(?m)^(?:var |\t)(Err[A-Z]\w*) += `)
+	for _, pkg := range []string{"image", "sandbox"} {
+		files, err := filepath.Glob("../" + pkg + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, match := range declared.FindAllSubmatch(text, -1) {
+				found++
+				name := pkg + "." + string(match[1])
+				if !slices.Contains(reasons, name) && !bytes.Contains(table, []byte("{"+name+", codes.")) {
+					t.Errorf("%s has no row in errorTable", name)
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("package %s declares no errors", pkg)
+		}
 	}
 }
 

@@ -125,6 +125,9 @@ func TestPullFailures(t *testing.T) {
 		t.Errorf("the kubelet would not know %q", msg)
 	}
 
+	n.registry.Push(t, "torn", []byte("no tar"), ocispec.ImageConfig{}, "1")
+	expect.Code(t, "an image that cannot be run", pull(t.Context(), n.registry.Host()+"/torn:1"), codes.FailedPrecondition, "torn:1", "invalid image")
+
 	n.registry.Push(t, "busybox", registry.Layer(t, registry.File("name", 0o644, "busybox")), ocispec.ImageConfig{}, "1")
 	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
