@@ -106,7 +106,7 @@ func (p *Pod) newContainer(id string, config *runtimeapi.ContainerConfig) *Conta
 		dir:    filepath.Join(p.dir, "c", id),
 		config: config,
 		exited: make(chan struct{}),
-		rec:    containerRecord{ID: id, Boot: p.pods.boot, State: containerCreating},
+		rec:    containerRecord{lastingContainer: lastingContainer{ID: id}, State: containerCreating},
 	}
 }
 

@@ -10,51 +10,34 @@ import (
 	"sync"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
-
-	"berth/cni"
 )
 
 // mirrored is a pod as it survives a reboot of the node: enough to report it and
-// to clean up after it. It never holds an environment or another part of a
-// config that may be secret.
+// to clean up after it. Of its config it has what is named here, and never an
+// environment or another part that may be secret.
 type mirrored struct {
-	ID          string
-	Boot        string
+	lastingPod
 	Name        string
 	Namespace   string
 	UID         string
 	Attempt     uint32
 	Labels      map[string]string
 	Annotations map[string]string
-	Handler     string
-	Builtin     bool
 	HostNetwork bool
 	LogDir      string
-	CreatedAt   time.Time
-	Attachment  cni.Attachment
-	Detached    bool
 	Containers  []mirroredContainer
 }
 
 type mirroredContainer struct {
-	ID          string
+	lastingContainer
 	Name        string
 	Attempt     uint32
 	Labels      map[string]string
 	Annotations map[string]string
 	ImageName   string
-	Image       imageRecord
 	LogPath     string
-	CreatedAt   time.Time
-	StartedAt   time.Time
-	FinishedAt  time.Time
-	ExitCode    int
-	Reason      string
-	Message     string
-	User        specs.User
 }
 
 // mirror writes the mirror in the background, a group of changes at a time. A
@@ -132,42 +115,28 @@ func (ps *Pods) writeMirror(id string) error {
 }
 
 func (p *Pod) mirrored() mirrored {
-	rec, meta := p.record(), p.config.GetMetadata()
+	meta := p.config.GetMetadata()
 	m := mirrored{
-		ID:          p.id,
-		Boot:        rec.Boot,
+		lastingPod:  p.record().lastingPod,
 		Name:        meta.GetName(),
 		Namespace:   meta.GetNamespace(),
 		UID:         meta.GetUid(),
 		Attempt:     meta.GetAttempt(),
 		Labels:      p.config.GetLabels(),
 		Annotations: p.config.GetAnnotations(),
-		Handler:     rec.Handler,
-		Builtin:     rec.Builtin,
 		HostNetwork: p.hostNetwork(),
 		LogDir:      p.config.GetLogDirectory(),
-		CreatedAt:   rec.CreatedAt,
-		Attachment:  rec.Attachment,
-		Detached:    rec.Detached,
 	}
 	for _, c := range p.Containers() {
-		rec, meta := c.record(), c.config.GetMetadata()
+		meta := c.config.GetMetadata()
 		m.Containers = append(m.Containers, mirroredContainer{
-			ID:          c.id,
-			Name:        meta.GetName(),
-			Attempt:     meta.GetAttempt(),
-			Labels:      c.config.GetLabels(),
-			Annotations: c.config.GetAnnotations(),
-			ImageName:   c.config.GetImage().GetImage(),
-			Image:       rec.Image,
-			LogPath:     c.config.GetLogPath(),
-			CreatedAt:   rec.CreatedAt,
-			StartedAt:   rec.StartedAt,
-			FinishedAt:  rec.FinishedAt,
-			ExitCode:    rec.ExitCode,
-			Reason:      rec.Reason,
-			Message:     rec.Message,
-			User:        rec.User,
+			lastingContainer: c.record().lastingContainer,
+			Name:             meta.GetName(),
+			Attempt:          meta.GetAttempt(),
+			Labels:           c.config.GetLabels(),
+			Annotations:      c.config.GetAnnotations(),
+			ImageName:        c.config.GetImage().GetImage(),
+			LogPath:          c.config.GetLogPath(),
 		})
 	}
 	return m
@@ -218,11 +187,8 @@ func (ps *Pods) restorePod(path, name string) error {
 	if m.Boot == ps.boot {
 		return errOfThisBoot
 	}
-	p := ps.newPod(m.ID, RunRequest{Config: m.config(), Handler: m.Handler, Builtin: m.Builtin})
-	p.rec.State = podNotReady
-	p.rec.CreatedAt = m.CreatedAt
-	p.rec.Attachment = m.Attachment
-	p.rec.Detached = m.Detached
+	p := ps.newPod(m.ID, RunRequest{Config: m.config()})
+	p.rec = m.record(ps.boot)
 	// Its directory appears whole: half of it would be a pod that has lost
 	// containers.
 	staging := p.dir + ".new"
@@ -237,7 +203,7 @@ func (ps *Pods) restorePod(path, name string) error {
 			return fmt.Errorf("it has a container %q", mc.ID)
 		}
 		c := p.newContainer(mc.ID, mc.config())
-		c.rec = mc.record(c.rec)
+		c.rec = mc.record()
 		if err := writeNew(filepath.Join(staging, "c", c.id), c.config, c.rec); err != nil {
 			return err
 		}
@@ -276,15 +242,17 @@ func (m *mirroredContainer) config() *runtimeapi.ContainerConfig {
 	}
 }
 
-// record fills in rec, a new one: whatever it was doing, the reboot ended it.
-func (m *mirroredContainer) record(rec containerRecord) containerRecord {
-	rec.State = containerExited
-	rec.Image = m.Image
-	rec.CreatedAt, rec.StartedAt, rec.FinishedAt = m.CreatedAt, m.StartedAt, m.FinishedAt
-	rec.ExitCode, rec.Reason, rec.Message = m.ExitCode, m.Reason, m.Message
-	rec.User = m.User
-	if m.FinishedAt.IsZero() {
-		rec.lost()
-	}
+// record is the pod's in this boot: nothing of it runs, and its network may
+// still hold what it was given.
+func (m *mirrored) record(boot string) podRecord {
+	rec := podRecord{lastingPod: m.lastingPod, State: podNotReady}
+	rec.Boot = boot
+	return rec
+}
+
+// record is the container's: whatever it was doing, the reboot ended it.
+func (m *mirroredContainer) record() containerRecord {
+	rec := containerRecord{lastingContainer: m.lastingContainer, State: containerExited}
+	rec.lost()
 	return rec
 }

@@ -28,42 +28,54 @@ const (
 // podRecord is what has become of a pod: on disk as JSON and, as the last one
 // written, in memory. It holds no secret.
 type podRecord struct {
+	lastingPod
+
+	State podState
+	Steps []Step // of its creation
+
+	// What is given back already. Set for good.
+	Freed   bool // namespaces, /dev/shm, cgroup
+	Dropped bool // its removal was answered; only the background still knows it
+}
+
+// lastingPod is the part of a pod's record that the mirror has too: what a
+// rebooted node needs to report the pod and to clean up after it.
+type lastingPod struct {
 	ID         string
-	Boot       string // of the kernel that holds what the pod has
-	State      podState
+	Boot       string         // of the kernel that holds what the pod and its containers have
 	Handler    string         // runtime handler as it was asked for; "" is the default
 	Builtin    bool           // the built-in network may serve it
 	CreatedAt  time.Time      // when it became ready; zero: it never was, and is invisible
 	Attachment cni.Attachment // what the network gave
-	Steps      []Step         // of its creation
-
-	// What is given back already. Set for good.
-	Detached bool // the network has let it go, or it never had one
-	Freed    bool // namespaces, /dev/shm, cgroup
-	Dropped  bool // its removal was answered; only the background still knows it
+	Detached   bool           // the network has let it go, or it never had one; set for good
 }
 
 // containerRecord is what has become of a container.
 type containerRecord struct {
+	lastingContainer
+
+	State     containerState
+	Mounted   map[int]imageRecord `json:",omitempty"` // by their index, the mounts of the config that are of images
+	Resources *resources          `json:",omitempty"` // what it may use; nil in records older than this field: what its config says
+	Undo      *oci.Limits         `json:",omitempty"` // what an update under way has to put back if it does not succeed
+	Pid       int                 // on the host, while it runs
+	Steps     []Step              // of its creation and start
+
+	Freed      bool // the runtime holds nothing of it
+	StdinTaken bool // stdin_once: the one session has begun
+}
+
+// lastingContainer is for a container what lastingPod is for a pod.
+type lastingContainer struct {
 	ID         string
-	Boot       string
-	State      containerState
 	CreatedAt  time.Time // when it was created; zero: it never was, and is invisible
 	StartedAt  time.Time
 	FinishedAt time.Time
 	Image      imageRecord
-	Mounted    map[int]imageRecord `json:",omitempty"` // by their index, the mounts of the config that are of images
 	User       specs.User
-	Resources  *resources  `json:",omitempty"` // what it may use; nil in records older than this field: what its config says
-	Undo       *oci.Limits `json:",omitempty"` // what an update under way has to put back if it does not succeed
-	Pid        int         // on the host, while it runs
 	ExitCode   int
 	Reason     string // of an exit: Completed, Error, OOMKilled, StartError, Unknown
 	Message    string // for people; set while still starting: the start has failed with it
-	Steps      []Step // of its creation and start
-
-	Freed      bool // the runtime holds nothing of it
-	StdinTaken bool // stdin_once: the one session has begun
 }
 
 // imageRecord is what a container keeps of an image, which may be removed from

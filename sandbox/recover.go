@@ -94,7 +94,7 @@ func (ps *Pods) readPod(id string) {
 	p := ps.newPod(id, RunRequest{Config: &runtimeapi.PodSandboxConfig{}})
 	if err := load(p.dir, p.config, &p.rec); err != nil || p.rec.ID != id {
 		unreadable(err, p.dir)
-		p.rec = podRecord{ID: id, Boot: ps.boot, State: podRemoving, Dropped: true}
+		p.rec = podRecord{lastingPod: lastingPod{ID: id, Boot: ps.boot}, State: podRemoving, Dropped: true}
 	}
 	if _, ok := ps.handler(p.rec.Handler); !ok {
 		klog.InfoS("The runtime handler of a pod is not configured any more; nothing can be started in it", "pod", id, "handler", p.rec.Handler)
@@ -115,7 +115,7 @@ func (p *Pod) readContainer(id string) {
 	c := p.newContainer(id, &runtimeapi.ContainerConfig{})
 	if err := load(c.dir, c.config, &c.rec); err != nil || c.rec.ID != id {
 		unreadable(err, c.dir)
-		c.rec = containerRecord{ID: id, Boot: p.pods.boot, State: containerRemoving}
+		c.rec = containerRecord{lastingContainer: lastingContainer{ID: id}, State: containerRemoving}
 	}
 	if !c.rec.FinishedAt.IsZero() {
 		c.closeExited()
@@ -166,7 +166,7 @@ func (p *Pod) lose() error {
 	for _, c := range p.all() {
 		if s := c.rec.State; s != containerCreating && s != containerRemoving {
 			if err := c.change(containerLost, func(rec *containerRecord) {
-				rec.Boot, rec.Freed = p.pods.boot, false
+				rec.Freed = false
 				rec.lost()
 			}); err != nil {
 				return err

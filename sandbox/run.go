@@ -79,14 +79,13 @@ func (ps *Pods) newPod(id string, req RunRequest) *Pod {
 		config:     req.Config,
 		containers: map[string]*Container{},
 	}
-	p.rec = podRecord{
+	p.rec = podRecord{State: podCreating, lastingPod: lastingPod{
 		ID:       id,
 		Boot:     ps.boot,
-		State:    podCreating,
 		Handler:  req.Handler,
 		Builtin:  req.Builtin,
 		Detached: p.hostNetwork(),
-	}
+	}}
 	return p
 }
 
