@@ -37,27 +37,34 @@ type session struct {
 	r    *http.Request
 	conn *net.TCPConn // below w
 
-	// ctx ends when the client has hung up or the server stops; its cause says
-	// which. Nothing else tells of a client that sends more than is taken from
-	// it: what it sent last waits in front of its end.
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-
 	kind      string
 	heartbeat time.Duration
 	began     time.Time
-	upgraded  bool           // the connection is the session's, not the HTTP server's
-	told      bool           // the client was told of the end, and may take some time to read it
-	farewell  []byte         // what the transport says before it closes; set with upgraded
-	gone      chan struct{}  // closed when the client has hung up
-	over      chan struct{}  // closed when the session's work is done: what the client still sends is dropped
-	probe     *os.File       // duplicate of conn
-	watcher   sync.WaitGroup // of probe
+
+	// ctx ends when the client has hung up or the server stops; its cause says
+	// which. Nothing else tells of a client that sends more than is taken from
+	// it: what it sent last waits in front of its end.
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	gone    chan struct{}  // closed when the client has hung up
+	probe   *os.File       // duplicate of conn
+	watcher sync.WaitGroup // of probe
+
+	transport transport      // nil: the connection is still the HTTP server's
 	work      sync.WaitGroup // goroutines that read from the client
-	release   func()         // lets go of the transport; set with upgraded
+	over      chan struct{}  // closed when the session's work is done: what the client still sends is dropped
+	told      bool           // the client was told of the end, and may take some time to read it
 
 	typed     chan struct{} // closed when nothing that the client has sent is waited for: see typing
 	delivered func()        // closes typed
+}
+
+// transport is the protocol that a session has taken over its connection for.
+type transport interface {
+	// farewell is what the client is sent before the connection is closed.
+	farewell() []byte
+	// release lets go of what the protocol holds, once it is closed.
+	release()
 }
 
 // connection is what a request's context holds under connKey.
@@ -75,9 +82,9 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 // newSession watches over the request's connection. The caller calls end.
 func newSession(w http.ResponseWriter, r *http.Request, kind string, heartbeat time.Duration) (*session, error) {
 	c := &session{
-		w: w, r: r, kind: kind, heartbeat: heartbeat, began: time.Now(), gone: make(chan struct{}), over: make(chan struct{}), release: func() {},
+		w: w, r: r, kind: kind, heartbeat: heartbeat, began: time.Now(),
+		gone: make(chan struct{}), over: make(chan struct{}), typed: make(chan struct{}),
 	}
-	c.typed = make(chan struct{})
 	c.delivered = sync.OnceFunc(func() { close(c.typed) })
 	if kind != "attach" {
 		c.delivered()
@@ -108,20 +115,20 @@ func (c *session) end() {
 	if c.told {
 		c.linger()
 	}
-	if c.upgraded {
+	if c.transport != nil {
 		c.conn.Close()
+		c.transport.release()
 	}
 	c.cancel(nil)
-	c.release()
 	c.probe.Close()
 	c.watcher.Wait()
 	c.work.Wait()
-	klog.V(callLevel).InfoS("Streaming session ended", "kind", c.kind, "took", time.Since(c.began), "upgraded", c.upgraded)
+	klog.V(callLevel).InfoS("Streaming session ended", "kind", c.kind, "took", time.Since(c.began), "upgraded", c.transport != nil)
 }
 
 // linger waits until the client has read what was written to it and hangs up.
 func (c *session) linger() {
-	_, _ = c.conn.Write(c.farewell)
+	_, _ = c.conn.Write(c.transport.farewell())
 	_ = c.conn.CloseWrite()
 	most := time.NewTimer(lingerTime)
 	defer most.Stop()

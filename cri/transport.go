@@ -44,12 +44,16 @@ func (c *session) upgradeSPDY(accept func(httpstream.Stream) error) (*spdyConn, 
 	if conn.Connection == nil {
 		return nil, errors.New("upgrade to SPDY")
 	}
-	c.upgraded = true
-	c.release = func() {
-		conn.end()
-		<-conn.CloseChan() // the connection is closed
-	}
+	c.transport = conn
 	return conn, nil
+}
+
+// farewell: a client knows the end of the session by that of its streams.
+func (conn *spdyConn) farewell() []byte { return nil }
+
+func (conn *spdyConn) release() {
+	conn.end()
+	<-conn.CloseChan()
 }
 
 // replier is a stream that can be answered, as those of the library are.
@@ -108,9 +112,14 @@ func (conn *spdyConn) end() {
 	}
 }
 
-// closeFrame is an empty WebSocket Close frame of code 1000, a normal closure (RFC
+// webSocket is the WebSocket connection of a session.
+type webSocket struct{ conn *wsstream.Conn }
+
+// farewell is an empty WebSocket Close frame of code 1000, a normal closure (RFC
 // 6455, 5.5.1). Without it clients take the end for a failure.
-var closeFrame = []byte{0x88, 2, 1000 >> 8, 1000 & 0xff}
+func (webSocket) farewell() []byte { return []byte{0x88, 2, 1000 >> 8, 1000 & 0xff} }
+
+func (s webSocket) release() { s.conn.Close() }
 
 // upgradeWebSocket makes the connection a WebSocket with the channels of the
 // protocol that the client has chosen.
@@ -122,8 +131,6 @@ func (c *session) upgradeWebSocket(protocols map[string]wsstream.ChannelProtocol
 	if err != nil {
 		return "", nil, fmt.Errorf("upgrade to WebSocket: %w", err)
 	}
-	c.upgraded = true
-	c.farewell = closeFrame
-	c.release = func() { conn.Close() }
+	c.transport = webSocket{conn}
 	return protocol, channels, nil
 }
