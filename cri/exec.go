@@ -24,9 +24,6 @@ const maxOutput = admin.MaxMessage - 1<<10
 // kubelet takes as a probe's timeout. Output beyond what a message holds is
 // dropped and the command goes on.
 func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
-	if len(req.GetCmd()) == 0 {
-		return nil, &sandbox.InvalidError{Field: "cmd", Reason: "is required"}
-	}
 	timeout, err := seconds("timeout", req.GetTimeout())
 	if err != nil {
 		return nil, err

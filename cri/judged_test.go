@@ -191,7 +191,7 @@ var needs = map[string]string{
 	"PodSandboxStatus": "pod_sandbox_id", "PodSandboxStats": "pod_sandbox_id",
 	"CreateContainer": "pod_sandbox_id", "StartContainer": "container_id", "StopContainer": "container_id", "RemoveContainer": "container_id",
 	"ContainerStatus": "container_id", "ContainerStats": "container_id", "UpdateContainerResources": "container_id", "ReopenContainerLog": "container_id",
-	"ExecSync": "cmd", "Exec": "stdin, stdout, stderr", "Attach": "stdin, stdout, stderr", "PortForward": "pod_sandbox_id",
+	"ExecSync": "container_id", "Exec": "stdin, stdout, stderr", "Attach": "stdin, stdout, stderr", "PortForward": "pod_sandbox_id",
 	"ImageStatus": "image.image", "PullImage": "image.image", "RemoveImage": "image.image",
 }
 

@@ -82,14 +82,14 @@ func (ps *Pods) checkUserNamespaces(req RunRequest) error {
 	}
 	r, _ := ps.handler(req.Handler)
 	if err := r.UserNamespaces(); err != nil {
-		return invalid("linux.security_context.namespace_options.userns_options", "%v", err)
+		return invalid(usersField, "%v", err)
 	}
 	return nil
 }
 
 // checkUsers: a container has its pod's user namespace, and says so.
 func (p *Pod) checkUsers(ns *runtimeapi.NamespaceOption) error {
-	if err := checkUserNamespace("linux.security_context.", ns); err != nil {
+	if err := checkUserNamespace(ns); err != nil {
 		return err
 	}
 	const field = "linux.security_context.namespace_options.userns_options"
