@@ -39,7 +39,7 @@ type Server struct {
 	Network Checker                  // condition NetworkReady
 	Runtime Checker                  // condition RuntimeReady; nil: always ready
 	Info    func() map[string]string // what a verbose Status shows, values in JSON
-	Streams *Streaming               // sessions of Exec, Attach and PortForward; nil: there are none
+	Streams *Streaming               // sessions of Exec, Attach and PortForward
 }
 
 // Serve answers on l, and streaming sessions, until ctx ends, then lets the calls
@@ -48,9 +48,7 @@ type Server struct {
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() error { return s.serveCalls(ctx, l) })
-	if s.Streams != nil {
-		all.Go(func() error { return s.Streams.serve(ctx) })
-	}
+	all.Go(func() error { return s.Streams.serve(ctx) })
 	return all.Wait()
 }
 

@@ -189,16 +189,10 @@ func checkStreams(req streamsRequest) error {
 	return nil
 }
 
-// errNoStreaming is for a Server without Streams.
-var errNoStreaming = status.Error(codes.Unavailable, "streaming is not served")
-
 // Exec prepares a command in a running container and returns the URL where a
 // client starts it and gets its streams and exit code. When the client hangs up
 // the command is killed with its descendants.
 func (s *Server) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
-	if s.Streams == nil {
-		return nil, errNoStreaming
-	}
 	if err := checkStreams(req); err != nil {
 		return nil, err
 	}
@@ -219,9 +213,6 @@ func (s *Server) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimea
 // Attach returns the URL where a client gets the streams of a running
 // container's own process. tty must be as in the container's config.
 func (s *Server) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
-	if s.Streams == nil {
-		return nil, errNoStreaming
-	}
 	if err := checkStreams(req); err != nil {
 		return nil, err
 	}
@@ -243,9 +234,6 @@ func (s *Server) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runt
 // READY pod's loopback. SPDY clients name the port with each connection;
 // WebSocket clients get those of the request.
 func (s *Server) PortForward(_ context.Context, req *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
-	if s.Streams == nil {
-		return nil, errNoStreaming
-	}
 	if err := checkPorts(req.GetPort()); err != nil {
 		return nil, err
 	}
