@@ -52,7 +52,7 @@ func capabilities(sc *runtimeapi.LinuxContainerSecurityContext, available []stri
 	if sc.GetPrivileged() {
 		add, drop = []string{allCapabilities}, nil
 	}
-	const at = "linux.security_context.capabilities."
+	const at = capabilitiesField
 	if err := checkAvailable(at+"add_capabilities", add, available); err != nil {
 		return nil, err
 	}

@@ -44,11 +44,8 @@ func (p *Pod) joinOrCreate(ctx context.Context, config *runtimeapi.ContainerConf
 	defer ps.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.readyLocked(); err != nil {
+	if err := p.startableLocked(); err != nil {
 		return nil, nil, err
-	}
-	if _, ok := ps.handler(p.rec.Handler); !ok {
-		return nil, nil, fmt.Errorf("runtime handler %q is not configured any more", p.rec.Handler)
 	}
 	if first := p.namedLocked(config.GetMetadata()); first != nil {
 		switch first.rec.State {

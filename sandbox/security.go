@@ -8,8 +8,13 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// securityField is where the security context lies, of a pod and of a container.
-const securityField = "linux.security_context."
+// Where the security context lies, of a pod and of a container, and parts of it.
+const (
+	securityField     = "linux.security_context."
+	capabilitiesField = securityField + "capabilities."
+	namespacesField   = securityField + "namespace_options."
+	usersField        = namespacesField + "userns_options"
+)
 
 // checkSecurity says whether this node can make a process what sc asks for.
 //
@@ -28,7 +33,7 @@ func (p *Pod) checkSecurity(sc *runtimeapi.LinuxContainerSecurityContext) error 
 	}
 	return firstError(
 		func() error {
-			return checkIDs(at, sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups(), sc.GetSupplementalGroupsPolicy())
+			return checkIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups(), sc.GetSupplementalGroupsPolicy())
 		},
 		func() error {
 			if name := sc.GetRunAsUsername(); strings.ContainsAny(name, ":\n\x00") {
@@ -36,7 +41,7 @@ func (p *Pod) checkSecurity(sc *runtimeapi.LinuxContainerSecurityContext) error 
 			}
 			return nil
 		},
-		func() error { return checkCapabilities(at+"capabilities.", sc.GetCapabilities()) },
+		func() error { return checkCapabilities(sc.GetCapabilities()) },
 		func() error {
 			if sc.GetPrivileged() {
 				return nil
@@ -68,7 +73,7 @@ func (n node) checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error
 	}
 	return firstError(
 		func() error {
-			return checkIDs(at, sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups(), sc.GetSupplementalGroupsPolicy())
+			return checkIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups(), sc.GetSupplementalGroupsPolicy())
 		},
 		func() error { return n.checkSELinux(at+"selinux_options", sc.GetSelinuxOptions()) },
 		func() error { return n.checkSeccomp(like) },
@@ -76,7 +81,8 @@ func (n node) checkPodSecurity(sc *runtimeapi.LinuxSandboxSecurityContext) error
 	)
 }
 
-func checkIDs(at string, user, group *runtimeapi.Int64Value, groups []int64, policy runtimeapi.SupplementalGroupsPolicy) error {
+func checkIDs(user, group *runtimeapi.Int64Value, groups []int64, policy runtimeapi.SupplementalGroupsPolicy) error {
+	const at = securityField
 	if err := checkID(at+"run_as_user", user.GetValue()); err != nil {
 		return err
 	}
@@ -104,7 +110,8 @@ func checkID(field string, id int64) error {
 	return nil
 }
 
-func checkCapabilities(at string, c *runtimeapi.Capability) error {
+func checkCapabilities(c *runtimeapi.Capability) error {
+	const at = capabilitiesField
 	dropped := capabilityList(c.GetDropCapabilities())
 	for _, name := range capabilityList(c.GetAddAmbientCapabilities()) {
 		if name != allCapabilities && slices.Contains(dropped, name) {

@@ -59,6 +59,10 @@ func (c *Container) start(ctx context.Context) error {
 func (p *Pod) startable() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.startableLocked()
+}
+
+func (p *Pod) startableLocked() error {
 	if err := p.readyLocked(); err != nil {
 		return err
 	}

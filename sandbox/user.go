@@ -33,9 +33,9 @@ func findUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, ro
 	field, user, group := "image.config.User", imageUser, ""
 	switch {
 	case sc.GetRunAsUser() != nil:
-		field, user = "linux.security_context.run_as_user", strconv.FormatInt(sc.GetRunAsUser().GetValue(), 10)
+		field, user = securityField+"run_as_user", strconv.FormatInt(sc.GetRunAsUser().GetValue(), 10)
 	case sc.GetRunAsUsername() != "":
-		field, user = "linux.security_context.run_as_username", sc.GetRunAsUsername()
+		field, user = securityField+"run_as_username", sc.GetRunAsUsername()
 	default:
 		if name, rest, ok := strings.Cut(imageUser, ":"); ok {
 			if user, group = name, rest; group == "" || user == "" {
@@ -63,7 +63,7 @@ func findUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, ro
 		groups = append(groups, uint32(gid)) // in range: validated
 	}
 	if found.AdditionalGids = unique(groups); len(found.AdditionalGids) > maxGroups {
-		return specs.User{}, invalid("linux.security_context.supplemental_groups", "with those of the pod and of the image there are %d groups, at most %d are possible", len(found.AdditionalGids), maxGroups)
+		return specs.User{}, invalid(securityField+"supplemental_groups", "with those of the pod and of the image there are %d groups, at most %d are possible", len(found.AdditionalGids), maxGroups)
 	}
 	return found, nil
 }

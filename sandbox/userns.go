@@ -18,18 +18,24 @@ import (
 // means "none" to the kernel.
 const lastID = 1<<32 - 2
 
-// ttyGID is the group of terminals, by convention.
-const ttyGID = 5
+// ttyGID is the group of terminals, by convention. A /dev/pts has ttyOption where
+// that group is mapped.
+const (
+	ttyGID    = 5
+	ttyOption = "gid=5"
+)
 
 // checkUserNamespace accepts, for a pod, the host's user namespace or one of its
 // own with one mapping each of uids and gids, which begin with 0 (KEP-127).
 // Nothing else may be the host's then: its network, ipc and pid namespaces
 // belong to another user namespace, which gives the pod's root no right to them.
-func checkUserNamespace(at string, ns *runtimeapi.NamespaceOption) error {
-	const host = "NODE cannot be combined with a user namespace of the pod's own"
+func checkUserNamespace(ns *runtimeapi.NamespaceOption) error {
+	const (
+		host  = "NODE cannot be combined with a user namespace of the pod's own"
+		at    = namespacesField
+		field = usersField + "."
+	)
 	u := ns.GetUsernsOptions()
-	at += "namespace_options."
-	field := at + "userns_options."
 	switch {
 	case u == nil:
 		return nil
@@ -92,7 +98,7 @@ func (p *Pod) checkUsers(ns *runtimeapi.NamespaceOption) error {
 	if err := checkUserNamespace(ns); err != nil {
 		return err
 	}
-	const field = "linux.security_context.namespace_options.userns_options"
+	const field = usersField
 	own, pod := users(ns), p.users()
 	switch {
 	case own == nil && pod == nil:
@@ -193,7 +199,7 @@ func checkMapped(u *oci.UserNamespace, process specs.User) error {
 	if u == nil {
 		return nil
 	}
-	const at = "linux.security_context."
+	const at = securityField
 	switch {
 	case !u.UIDs.Has(process.UID):
 		return invalid(at+"run_as_user", "user %d is not among the %d of the pod's user namespace", process.UID, u.UIDs.Size)
@@ -220,7 +226,7 @@ func mapMounts(u *oci.UserNamespace, mounts []specs.Mount) {
 			m.UIDMappings, m.GIDMappings = u.UIDs.Mappings(), u.GIDs.Mappings()
 		case "devpts":
 			if !u.GIDs.Has(ttyGID) {
-				m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return o == fmt.Sprintf("gid=%d", ttyGID) })
+				m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return o == ttyOption })
 			}
 		}
 	}

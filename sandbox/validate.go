@@ -251,18 +251,18 @@ func checkPodLinux(l *runtimeapi.LinuxPodSandboxConfig) error {
 			return invalid("linux.cgroup_parent", "%.100q holds a newline, which no cgroup's name may", parent)
 		}
 	}
-	const at = "linux.security_context."
+	const at = namespacesField
 	switch {
 	case ns.GetNetwork() != runtimeapi.NamespaceMode_POD && ns.GetNetwork() != runtimeapi.NamespaceMode_NODE:
-		return invalid(at+"namespace_options.network", "is not POD or NODE")
+		return invalid(at+"network", "is not POD or NODE")
 	case ns.GetIpc() != runtimeapi.NamespaceMode_POD && ns.GetIpc() != runtimeapi.NamespaceMode_NODE:
-		return invalid(at+"namespace_options.ipc", "is not POD or NODE")
+		return invalid(at+"ipc", "is not POD or NODE")
 	case ns.GetPid() != runtimeapi.NamespaceMode_POD && ns.GetPid() != runtimeapi.NamespaceMode_CONTAINER && ns.GetPid() != runtimeapi.NamespaceMode_NODE:
-		return invalid(at+"namespace_options.pid", "is not POD, CONTAINER or NODE")
+		return invalid(at+"pid", "is not POD, CONTAINER or NODE")
 	case ns.GetTargetId() != "":
-		return invalid(at+"namespace_options.target_id", "is not for pods")
+		return invalid(at+"target_id", "is not for pods")
 	}
-	if err := checkUserNamespace(at, ns); err != nil {
+	if err := checkUserNamespace(ns); err != nil {
 		return err
 	}
 	return checkSysctls(l.GetSysctls(), ns)

@@ -124,7 +124,7 @@ func (p *Pod) checkNamespaces(ns *runtimeapi.NamespaceOption) error {
 	if ns == nil {
 		return nil
 	}
-	const at = "linux.security_context.namespace_options."
+	const at = namespacesField
 	pod := p.namespaces()
 	switch {
 	case ns.GetNetwork() != pod.GetNetwork():
