@@ -164,7 +164,7 @@ func (n *node) end(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := n.removePods(ctx); err != nil {
+	if err := expect.NoPods(ctx, n); err != nil {
 		t.Errorf("remove the pods that the test left: %v", err)
 	}
 	n.stopDaemon(t)
@@ -186,22 +186,6 @@ func (n *node) end(t *testing.T) {
 	if t.Failed() {
 		n.showLogs(t)
 	}
-}
-
-func (n *node) removePods(ctx context.Context) error {
-	pods, err := n.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		return err
-	}
-	for _, p := range pods.GetItems() {
-		if _, err := n.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
-			return err
-		}
-		if _, err := n.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (n *node) showLogs(t *testing.T) {

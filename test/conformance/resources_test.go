@@ -98,7 +98,7 @@ func (n *node) kubepods(t *testing.T) string {
 		if n.berthd == nil {
 			n.startDaemon(t)
 		}
-		if err := n.removePods(context.Background()); err != nil {
+		if err := expect.NoPods(context.Background(), n); err != nil {
 			t.Error(err)
 		}
 		if err := cgroup.Remove(filepath.Dir(path)); err != nil {

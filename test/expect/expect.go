@@ -1,6 +1,7 @@
 package expect
 
 import (
+	"context"
 	"errors"
 	"net"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Code fails t unless err has the code and its text holds every part.
@@ -44,6 +46,23 @@ func Documented(t testing.TB, cmd *cobra.Command) {
 	for _, below := range cmd.Commands() {
 		Documented(t, below)
 	}
+}
+
+// NoPods stops and removes whatever pods there are.
+func NoPods(ctx context.Context, runtime runtimeapi.RuntimeServiceClient) error {
+	pods, err := runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	for _, p := range pods.GetItems() {
+		if _, err := runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
+			return err
+		}
+		if _, err := runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Keeper is the pid of who listens on the keeper's socket in a run directory, 0

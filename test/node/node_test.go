@@ -176,7 +176,7 @@ func (n *node) end(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := n.removePods(ctx); err != nil {
+	if err := expect.NoPods(ctx, n); err != nil {
 		t.Errorf("remove the pods that the test left: %v", err)
 	}
 	n.conn.Close()
@@ -197,22 +197,6 @@ func (n *node) end(t *testing.T) {
 	if t.Failed() {
 		t.Logf("the end of the kubelet's log:\n%s\nof berthd's:\n%s", n.kubelet.tail(), n.berthd.tail())
 	}
-}
-
-func (n *node) removePods(ctx context.Context) error {
-	pods, err := n.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
-	if err != nil {
-		return err
-	}
-	for _, p := range pods.GetItems() {
-		if _, err := n.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
-			return err
-		}
-		if _, err := n.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.GetId()}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // mounts are the mount points below the node's directories, in the order in which
