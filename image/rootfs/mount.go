@@ -63,8 +63,6 @@ func mountOverlay(o Overlay) (*os.File, error) {
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return nil, fmt.Errorf("%w: overlayfs is missing (CONFIG_OVERLAY_FS)", ErrNotSupported)
-	case errors.Is(err, unix.ENOSYS):
-		return nil, fmt.Errorf("%w: fsopen needs Linux 5.2", ErrNotSupported)
 	case err != nil:
 		return nil, os.NewSyscallError("fsopen", err)
 	}
@@ -116,8 +114,7 @@ func configure(fd int, o Overlay) error {
 	if o.ReadOnly {
 		return nil
 	}
-	// Kernels before 5.10 do not know it and are merely slower.
-	if err := unix.FsconfigSetFlag(fd, "volatile"); err != nil && !errors.Is(err, unix.EINVAL) {
+	if err := unix.FsconfigSetFlag(fd, "volatile"); err != nil {
 		return fmt.Errorf("mount overlay: option volatile: %w%s", err, kernelLog(fd))
 	}
 	return nil

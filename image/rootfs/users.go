@@ -67,7 +67,7 @@ func mapLayer(layer string, ns *os.File) error {
 	defer unix.Close(fd)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
 	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("%w: this filesystem has no id-mapped mounts: %w", ErrNotSupported, err)
 	}
 	if err != nil {
