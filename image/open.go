@@ -120,6 +120,7 @@ func (s *Store) makeDirs() error {
 	return nil
 }
 
+// takeLock waits as the daemon does for its own locks: see cmd/berthd/lock.go.
 func (s *Store) takeLock() error {
 	f, err := os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"berth/cni"
+	"berth/image"
 )
 
 // defaultPath is read when no file is named; it need not exist.
@@ -77,6 +81,21 @@ func (d *duration) UnmarshalText(text []byte) error {
 }
 
 func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+func (c config) registries() image.Registries {
+	return image.Registries{PlainHTTP: c.Image.PlainHTTP, Timeout: time.Duration(c.Image.PullTimeout)}
+}
+
+func (c config) network() *cni.Network {
+	n := &cni.Network{
+		ConfDir:  c.Network.ConfDir,
+		BinDirs:  c.Network.BinDirs,
+		CacheDir: filepath.Join(c.DataDir, "cni"),
+		Timeout:  time.Duration(c.Network.Timeout),
+	}
+	n.Builtin.Store(c.Network.Builtin)
+	return n
+}
 
 // load reads the configuration file at path. An empty path is defaultPath,
 // which may be missing.

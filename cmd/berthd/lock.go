@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"berth/oci"
 )
 
 // machineFile is locked by the machine's one berthd and names its run directory.
@@ -14,6 +16,28 @@ const machineFile = "/run/berthd"
 
 // podsDir is where the pods of a run directory have their records.
 func podsDir(runDir string) string { return filepath.Join(runDir, "pods") }
+
+// takeRunDir makes runDir and has it, and the machine, for this daemon alone until
+// unlock is called.
+func takeRunDir(runDir string) (unlock func(), err error) {
+	machine, err := lockMachine(machineFile, runDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := oci.MakeRunDir(runDir); err != nil {
+		machine.Close()
+		return nil, err
+	}
+	dir, err := lockRunDir(runDir)
+	if err != nil {
+		machine.Close()
+		return nil, err
+	}
+	return func() {
+		dir.Close()
+		machine.Close()
+	}, nil
+}
 
 // lockMachine takes the lock at path for a daemon that serves runDir.
 //
@@ -56,7 +80,8 @@ func lockRunDir(dir string) (*os.File, error) {
 }
 
 // lock makes a file and locks it until it is closed or the process ends;
-// syscall.EWOULDBLOCK if another has.
+// syscall.EWOULDBLOCK if another has. image.Store waits for its own lock in the
+// same way: there is no room below both that is about locks.
 func lock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

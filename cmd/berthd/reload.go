@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"k8s.io/klog/v2"
 
@@ -89,10 +88,6 @@ func (s *settings) info() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return map[string]string{"config": encode(s.config), "runtimes": encode(s.runtimes)}
-}
-
-func (c config) registries() image.Registries {
-	return image.Registries{PlainHTTP: c.Image.PlainHTTP, Timeout: time.Duration(c.Image.PullTimeout)}
 }
 
 func encode(v any) string {

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"time"
 
 	"k8s.io/klog/v2"
 
-	"berth/cni"
 	"berth/cri"
 	"berth/cri/admin"
 	"berth/image"
@@ -23,19 +21,11 @@ func run(ctx context.Context, c config, path string) (err error) {
 	if err := oci.CheckRoot(); err != nil {
 		return err
 	}
-	machine, err := lockMachine(machineFile, c.RunDir)
+	unlock, err := takeRunDir(c.RunDir)
 	if err != nil {
 		return err
 	}
-	defer machine.Close()
-	if err := oci.MakeRunDir(c.RunDir); err != nil {
-		return err
-	}
-	lock, err := lockRunDir(c.RunDir)
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
+	defer unlock()
 	// Clients may connect from here on; they are answered once all is open.
 	listener, err := cri.Listen(ctx, c.Socket)
 	if err != nil {
@@ -49,13 +39,7 @@ func run(ctx context.Context, c config, path string) (err error) {
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
 
-	network := &cni.Network{
-		ConfDir:  c.Network.ConfDir,
-		BinDirs:  c.Network.BinDirs,
-		CacheDir: filepath.Join(c.DataDir, "cni"),
-		Timeout:  time.Duration(c.Network.Timeout),
-	}
-	network.Builtin.Store(c.Network.Builtin)
+	network := c.network()
 	runtimes, err := openRuntimes(ctx, c)
 	if err != nil {
 		return err
