@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cni"
@@ -93,6 +95,49 @@ func TestStatus(t *testing.T) {
 		m.must("stop pod")
 		if s := p.Status(); s.Network.GetIp() != "" || s.State != runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
 			t.Errorf("stopped pod: %v", s)
+		}
+	})
+}
+
+// Every field that CRI has for a pod and a container is filled in at some moment of
+// their lives. A newer cri-api that adds one fails here: what it shows has its place
+// in status.go and, where it is not of the config, in record.go.
+func TestEveryStatusFieldIsShown(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *machine) {
+		pc := podConfig("a")
+		pc.LogDirectory = filepath.Join(filepath.Dir(m.run), "logs")
+		pc.Annotations = map[string]string{"k": "v"}
+		p, err := m.Run(t.Context(), RunRequest{Config: pc, Handler: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cc := containerConfig("x")
+		cc.Labels, cc.Annotations = pc.Annotations, pc.Annotations
+		cc.LogPath = "x.log"
+		cc.Mounts = []*runtimeapi.Mount{{ContainerPath: "/m", HostPath: filepath.Dir(m.run)}}
+		c, err := p.CreateContainer(t.Context(), cc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := map[protoreflect.FullName]bool{}
+		look := func() {
+			for _, message := range []proto.Message{p.Summary(), p.Status(), c.Summary(), c.Status()} {
+				fields := message.ProtoReflect().Descriptor().Fields()
+				for i := range fields.Len() {
+					f := fields.Get(i)
+					shown[f.FullName()] = shown[f.FullName()] || message.ProtoReflect().Has(f)
+				}
+			}
+		}
+		look()
+		m.must("start")
+		m.command([]string{"exit", "x", "?"})
+		m.must("stop pod")
+		look()
+		for name, was := range shown {
+			if !was {
+				t.Errorf("nothing ever fills in %s", name)
+			}
 		}
 	})
 }
