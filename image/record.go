@@ -75,9 +75,9 @@ func (s *Store) installLocked(e *entry) {
 	s.holdLocked(e.claim)
 	old := s.records[e.Ref]
 	s.records[e.Ref] = e
-	s.viewLocked(e.Config)
+	s.refreshLocked(e.Config)
 	if old != nil {
-		s.viewLocked(old.Config)
+		s.refreshLocked(old.Config)
 		s.releaseLocked(old.claim)
 	}
 }
@@ -85,12 +85,12 @@ func (s *Store) installLocked(e *entry) {
 // uninstallLocked takes a record out of sight.
 func (s *Store) uninstallLocked(e *entry) {
 	delete(s.records, e.Ref)
-	s.viewLocked(e.Config)
+	s.refreshLocked(e.Config)
 	s.releaseLocked(e.claim)
 }
 
-// viewLocked makes the image that callers see from its records.
-func (s *Store) viewLocked(id digest.Digest) {
+// refreshLocked makes the image that callers see anew, of its records.
+func (s *Store) refreshLocked(id digest.Digest) {
 	img := &Image{ID: id}
 	for _, e := range s.records {
 		if e.Config != id {
