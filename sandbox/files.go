@@ -34,7 +34,7 @@ func (p *Pod) hostname() string {
 // podFiles are the pod's files by name. read reads a file of the host.
 func podFiles(config *runtimeapi.PodSandboxConfig, hostname string, ips []netip.Addr, read func(string) ([]byte, error)) (map[string][]byte, error) {
 	hosts := hostsContent(hostname, ips)
-	if config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE {
+	if hostNetwork(config) {
 		var err error
 		if hosts, err = readOptional("/etc/hosts", read); err != nil {
 			return nil, err

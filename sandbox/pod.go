@@ -183,8 +183,10 @@ func (p *Pod) namespaces() *runtimeapi.NamespaceOption {
 	return p.config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 }
 
-func (p *Pod) hostNetwork() bool {
-	return p.namespaces().GetNetwork() == runtimeapi.NamespaceMode_NODE
+func (p *Pod) hostNetwork() bool { return hostNetwork(p.config) }
+
+func hostNetwork(c *runtimeapi.PodSandboxConfig) bool {
+	return c.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE
 }
 
 // shmSize is the usual size of a pod's /dev/shm in Kubernetes, in bytes.

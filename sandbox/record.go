@@ -50,7 +50,8 @@ type lastingPod struct {
 	Detached   bool           // the network has let it go, or it never had one; set for good
 }
 
-// containerRecord is what has become of a container.
+// containerRecord is what has become of a container. What clients see of either is
+// made in status.go and info.go.
 type containerRecord struct {
 	lastingContainer
 

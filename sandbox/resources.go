@@ -32,7 +32,7 @@ const (
 	maxUnified = 64
 )
 
-const atResources = "linux.resources."
+const resourcesField = "linux.resources."
 
 // resources is a message in a record. It is replaced, never changed. Its JSON is
 // that of proto: fields that this version does not know have no effect either.
@@ -61,7 +61,7 @@ func (p *Pod) checkResources(r *runtimeapi.LinuxContainerResources) error {
 		func() error { return checkUnified(r.GetUnified(), can.Unified) },
 		func() error {
 			if adj := r.GetOomScoreAdj(); adj < -1000 || adj > 1000 {
-				return invalid(atResources+"oom_score_adj", "%d is not between -1000 and 1000", adj)
+				return invalid(resourcesField+"oom_score_adj", "%d is not between -1000 and 1000", adj)
 			}
 			return nil
 		},
@@ -72,13 +72,13 @@ func checkCPU(r *runtimeapi.LinuxContainerResources) error {
 	period, quota, shares := r.GetCpuPeriod(), r.GetCpuQuota(), r.GetCpuShares()
 	switch {
 	case period != 0 && (period < minPeriod || period > maxPeriod):
-		return invalid(atResources+"cpu_period", "%d is not between %d and %d microseconds", period, minPeriod, maxPeriod)
+		return invalid(resourcesField+"cpu_period", "%d is not between %d and %d microseconds", period, minPeriod, maxPeriod)
 	case quota != 0 && quota != unlimited && quota < minQuota:
-		return invalid(atResources+"cpu_quota", "%d is neither -1 nor at least %d microseconds", quota, minQuota)
+		return invalid(resourcesField+"cpu_quota", "%d is neither -1 nor at least %d microseconds", quota, minQuota)
 	case quota > maxQuota:
-		return invalid(atResources+"cpu_quota", "%d microseconds are more than the kernel can count; -1 is unlimited", quota)
+		return invalid(resourcesField+"cpu_quota", "%d microseconds are more than the kernel can count; -1 is unlimited", quota)
 	case shares != 0 && (shares < minShares || shares > maxShares):
-		return invalid(atResources+"cpu_shares", "%d is not between %d and %d", shares, minShares, maxShares)
+		return invalid(resourcesField+"cpu_shares", "%d is not between %d and %d", shares, minShares, maxShares)
 	}
 	return nil
 }
@@ -88,16 +88,16 @@ func checkMemory(r *runtimeapi.LinuxContainerResources, canSwap bool) error {
 	memory, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
 	switch {
 	case memory != 0 && memory < minMemory:
-		return invalid(atResources+"memory_limit_in_bytes", "%d is less than the %d that a start takes", memory, minMemory)
+		return invalid(resourcesField+"memory_limit_in_bytes", "%d is less than the %d that a start takes", memory, minMemory)
 	case swap == 0:
 	case !canSwap:
-		return invalid(atResources+"memory_swap_limit_in_bytes", "this node's cgroups do not account for swap")
+		return invalid(resourcesField+"memory_swap_limit_in_bytes", "this node's cgroups do not account for swap")
 	case swap < unlimited:
-		return invalid(atResources+"memory_swap_limit_in_bytes", "%d is negative", swap)
+		return invalid(resourcesField+"memory_swap_limit_in_bytes", "%d is negative", swap)
 	case memory == 0:
-		return invalid(atResources+"memory_swap_limit_in_bytes", "needs a memory_limit_in_bytes")
+		return invalid(resourcesField+"memory_swap_limit_in_bytes", "needs a memory_limit_in_bytes")
 	case swap != unlimited && swap < memory:
-		return invalid(atResources+"memory_swap_limit_in_bytes", "%d, which is memory and swap together, is less than the memory limit %d", swap, memory)
+		return invalid(resourcesField+"memory_swap_limit_in_bytes", "%d, which is memory and swap together, is less than the memory limit %d", swap, memory)
 	}
 	return nil
 }
@@ -123,11 +123,11 @@ func checkList(name, list, parent string) error {
 		return nil
 	}
 	if len(list) > maxList {
-		return invalid(atResources+name, "has %d bytes, at most %d are allowed", len(list), maxList)
+		return invalid(resourcesField+name, "has %d bytes, at most %d are allowed", len(list), maxList)
 	}
 	want, err := parseList(list)
 	if err != nil {
-		return invalid(atResources+name, "%.100q is no list as in 0-3,7: %v", list, err)
+		return invalid(resourcesField+name, "%.100q is no list as in 0-3,7: %v", list, err)
 	}
 	have, err := parseList(parent)
 	if err != nil {
@@ -135,7 +135,7 @@ func checkList(name, list, parent string) error {
 	}
 	for _, n := range slices.Sorted(maps.Keys(want)) {
 		if !have[n] {
-			return invalid(atResources+name, "%d of %.100q is not among those of the pod, %s", n, list, parent)
+			return invalid(resourcesField+name, "%d of %.100q is not among those of the pod, %s", n, list, parent)
 		}
 	}
 	return nil
@@ -172,7 +172,7 @@ func parseList(text string) (map[int]bool, error) {
 func checkHugePages(limits []*runtimeapi.HugepageLimit, can oci.Controls) error {
 	seen := map[string]bool{}
 	for i, l := range limits {
-		field := fmt.Sprintf("%shugepage_limits[%d].", atResources, i)
+		field := fmt.Sprintf("%shugepage_limits[%d].", resourcesField, i)
 		size := l.GetPageSize()
 		switch {
 		case !slices.Contains(can.PageSizes, size):
@@ -195,13 +195,13 @@ const maxUnifiedKey = 64
 
 func checkUnified(unified map[string]string, v2 bool) error {
 	if len(unified) > 0 && !v2 {
-		return invalid(atResources+"unified", "needs cgroup v2, and this node has v1")
+		return invalid(resourcesField+"unified", "needs cgroup v2, and this node has v1")
 	}
 	if len(unified) > maxUnified {
-		return invalid(atResources+"unified", "has %d entries, at most %d are allowed", len(unified), maxUnified)
+		return invalid(resourcesField+"unified", "has %d entries, at most %d are allowed", len(unified), maxUnified)
 	}
 	for _, key := range slices.Sorted(maps.Keys(unified)) {
-		field := fmt.Sprintf("%sunified[%.100q]", atResources, key)
+		field := fmt.Sprintf("%sunified[%.100q]", resourcesField, key)
 		switch value := unified[key]; {
 		case len(key) > maxUnifiedKey || !unifiedKey.MatchString(key):
 			return invalid(field, "is not a file of a controller, as in memory.high")

@@ -107,7 +107,7 @@ func TestCheckResources(t *testing.T) {
 	} {
 		field := tt.field
 		if field != "" {
-			field = atResources + field
+			field = resourcesField + field
 		}
 		ps := testPods()
 		ps.node.controls = tt.can

@@ -141,14 +141,6 @@ func (c *Container) target() (*oci.Container, error) {
 	return &at, nil
 }
 
-// openLog opens the container's log, nil if it has none.
-func (c *Container) openLog() (*os.File, error) {
-	if c.config.GetLogPath() == "" {
-		return nil, nil
-	}
-	return oci.OpenLog(c.pod.config.GetLogDirectory(), c.config.GetLogPath())
-}
-
 func closeFiles(files ...*os.File) error {
 	var errs []error
 	for _, f := range files {

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"net/netip"
-	"path/filepath"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -117,13 +116,6 @@ func (c *Container) Status() *runtimeapi.ContainerStatus {
 		status.User.Linux.SupplementalGroups = append(status.User.Linux.SupplementalGroups, int64(gid))
 	}
 	return status
-}
-
-func (c *Container) logPath() string {
-	if c.config.GetLogPath() == "" {
-		return ""
-	}
-	return filepath.Join(c.pod.config.GetLogDirectory(), c.config.GetLogPath())
 }
 
 // state: one whose runtime is at work is still what it was before.

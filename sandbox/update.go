@@ -161,7 +161,7 @@ func checkPutBack(unified map[string]string) error {
 	for _, key := range slices.Sorted(maps.Keys(unified)) {
 		switch controller, _, _ := strings.Cut(key, "."); controller {
 		case "dmem", "io", "misc", "rdma":
-			return invalid(fmt.Sprintf("%sunified[%.100q]", atResources, key), "can be set only before the container starts")
+			return invalid(fmt.Sprintf("%sunified[%.100q]", resourcesField, key), "can be set only before the container starts")
 		}
 	}
 	return nil

@@ -142,7 +142,7 @@ func (ps *Pods) checkHostname(c *runtimeapi.PodSandboxConfig) error {
 		return nil
 	case len(name) > maxHostname || !hostnamePattern.MatchString(name):
 		return invalid("hostname", "%.100q is not a name of at most %d letters, digits, hyphens and dots", name, maxHostname)
-	case c.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE && name != ps.node.hostname:
+	case hostNetwork(c) && name != ps.node.hostname:
 		return invalid("hostname", "a pod on the host's network has the host's name; leave it empty")
 	}
 	return nil
