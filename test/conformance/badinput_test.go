@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -11,29 +10,10 @@ import (
 	"berth/test/expect"
 )
 
-// calls makes every call that names a pod or a container with this id.
-func (n *node) calls(ctx context.Context, id string) map[string]error {
-	errOf := func(_ any, err error) error { return err }
-	return map[string]error{
-		"StopPodSandbox":           errOf(n.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})),
-		"RemovePodSandbox":         errOf(n.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})),
-		"StopContainer":            errOf(n.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id})),
-		"RemoveContainer":          errOf(n.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})),
-		"PodSandboxStatus":         errOf(n.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})),
-		"ContainerStatus":          errOf(n.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})),
-		"CreateContainer":          errOf(n.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: id, Config: n.shell("c", "true")})),
-		"StartContainer":           errOf(n.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})),
-		"ExecSync":                 errOf(n.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}})),
-		"UpdateContainerResources": errOf(n.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id})),
-
-		"ReopenContainerLog": errOf(n.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id})),
-	}
-}
-
 func TestUnknownIDs(t *testing.T) {
 	onOneNode(t, func(t *testing.T, n *node) {
 		for _, id := range []string{strings.Repeat("0", 64), "web", "../../../etc", "\x00"} {
-			for name, err := range n.calls(t.Context(), id) {
+			for name, err := range expect.Calls(t.Context(), n, id, n.shell("c", "true")) {
 				if strings.HasPrefix(name, "Stop") || strings.HasPrefix(name, "Remove") {
 					expect.Code(t, name, err, codes.OK)
 				} else {
@@ -47,7 +27,7 @@ func TestUnknownIDs(t *testing.T) {
 func TestEmptyIDsNameNothing(t *testing.T) {
 	onOneNode(t, func(t *testing.T, n *node) {
 		pod, ctr := n.running(t, forever)
-		for name, err := range n.calls(t.Context(), "") {
+		for name, err := range expect.Calls(t.Context(), n, "", n.shell("c", "true")) {
 			expect.Code(t, name, err, codes.InvalidArgument)
 		}
 		if n.pod(t, pod).GetState() != runtimeapi.PodSandboxState_SANDBOX_READY || n.container(t, ctr).GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {

@@ -263,7 +263,7 @@ func TestSwappedMountTarget(t *testing.T) {
 		config.Mounts = []*runtimeapi.Mount{{HostPath: volume, ContainerPath: "/vol"}}
 		swap := n.startContainer(t, pod, config)
 		n.awaitReady(t, swap)
-		before := hostMounts(t)
+		before := expect.Mounts(t)
 		var starts sync.WaitGroup
 		for i := range 2 {
 			starts.Go(func() {
@@ -289,23 +289,10 @@ func TestSwappedMountTarget(t *testing.T) {
 		}
 		starts.Wait()
 		n.stopPod(t, pod)
-		for _, m := range hostMounts(t) {
+		for _, m := range expect.Mounts(t) {
 			if strings.HasPrefix(m, outside) && !strings.Contains(strings.Join(before, "\n"), m) {
 				t.Errorf("mounted on the host: %s", m)
 			}
 		}
 	})
-}
-
-// hostMounts are the mount points of this mount namespace.
-func hostMounts(t *testing.T) (points []string) {
-	t.Helper()
-	info, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(info)) {
-		points = append(points, strings.Fields(line)[4])
-	}
-	return points
 }

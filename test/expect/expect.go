@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -48,6 +49,26 @@ func Documented(t testing.TB, cmd *cobra.Command) {
 	}
 }
 
+// Calls makes every call that names a pod or a container with this id, and returns
+// by its name what each has said. config is of the container to be created.
+func Calls(ctx context.Context, n runtimeapi.RuntimeServiceClient, id string, config *runtimeapi.ContainerConfig) map[string]error {
+	errOf := func(_ any, err error) error { return err }
+	return map[string]error{
+		"StopPodSandbox":           errOf(n.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})),
+		"RemovePodSandbox":         errOf(n.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})),
+		"StopContainer":            errOf(n.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id})),
+		"RemoveContainer":          errOf(n.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})),
+		"PodSandboxStatus":         errOf(n.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: id})),
+		"ContainerStatus":          errOf(n.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id})),
+		"CreateContainer":          errOf(n.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: id, Config: config})),
+		"StartContainer":           errOf(n.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})),
+		"ExecSync":                 errOf(n.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}})),
+		"UpdateContainerResources": errOf(n.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id})),
+
+		"ReopenContainerLog": errOf(n.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: id})),
+	}
+}
+
 // NoPods stops and removes whatever pods there are.
 func NoPods(ctx context.Context, runtime runtimeapi.RuntimeServiceClient) error {
 	pods, err := runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
@@ -63,6 +84,20 @@ func NoPods(ctx context.Context, runtime runtimeapi.RuntimeServiceClient) error 
 		}
 	}
 	return nil
+}
+
+// Mounts are the mount points of this mount namespace, in the order in which they
+// were made.
+func Mounts(t testing.TB) (points []string) {
+	t.Helper()
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(info)) {
+		points = append(points, strings.Fields(line)[4])
+	}
+	return points
 }
 
 // Keeper is the pid of who listens on the keeper's socket in a run directory, 0

@@ -203,21 +203,9 @@ func (n *node) end(t *testing.T) {
 // they were made.
 func (n *node) mounts(t *testing.T) []string {
 	t.Helper()
-	return slices.DeleteFunc(mountPoints(t), func(point string) bool {
+	return slices.DeleteFunc(expect.Mounts(t), func(point string) bool {
 		return !strings.HasPrefix(point, n.dir+"/") && !strings.HasPrefix(point, n.run+"/")
 	})
-}
-
-func mountPoints(t *testing.T) (points []string) {
-	t.Helper()
-	info, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(info)) {
-		points = append(points, strings.Fields(line)[4])
-	}
-	return points
 }
 
 // keeper is the pid of the node's keeper, 0 without one.

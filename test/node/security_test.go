@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"berth/test/expect"
 )
 
 // process is what the kernel says of a process that is executed in a container,
@@ -50,11 +52,11 @@ func testDriver(t *testing.T, n *node) {
 	}
 	made := filepath.Join(n.shared("driver"), "made")
 	says(t, "driver", "main", "mkdir /host/made && mount -t tmpfs made /host/made")
-	if !slices.Contains(mountPoints(t), made) {
+	if !slices.Contains(expect.Mounts(t), made) {
 		t.Error("the node does not see the mount that it made")
 	}
 	says(t, "driver", "main", "umount /host/made")
-	if slices.Contains(mountPoints(t), made) {
+	if slices.Contains(expect.Mounts(t), made) {
 		t.Error("the node still sees the mount")
 	}
 }
