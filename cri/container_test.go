@@ -1,12 +1,14 @@
 package cri
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/image"
 	"berth/test/expect"
 )
 
@@ -43,6 +45,20 @@ func TestContainerLife(t *testing.T) {
 	}
 	_, err := n.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
 	expect.Code(t, "status of a removed container", err, codes.NotFound)
+}
+
+// A node whose kernel is too old says so, and not that nobody knows what is wrong.
+func TestContainerThatTheKernelCannotMount(t *testing.T) {
+	n := newNode(t)
+	ref, _ := n.pullBusybox(t)
+	pod := n.runPod(t, podConfig("web"))
+	n.roots.broken = fmt.Errorf("%w: overlay layers one by one (lowerdir+) need Linux 6.8", image.ErrNotSupported)
+	_, err := n.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: pod, Config: containerConfig("main", ref)})
+	expect.Code(t, "a root that cannot be mounted", err, codes.FailedPrecondition, "main", "need Linux 6.8")
+	resp := must[*runtimeapi.ListContainersResponse](t)(n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{}))
+	if left := resp.GetContainers(); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
 }
 
 func TestListContainers(t *testing.T) {

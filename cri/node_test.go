@@ -38,6 +38,7 @@ type node struct {
 	registry *registry.Registry
 	network  *fakeNetwork
 	runtime  *fakeRuntime
+	roots    *fakeRoots
 	effects  *effects // of network, runtime and the roots
 }
 
@@ -60,12 +61,13 @@ func newNode(t *testing.T) *node {
 			t.Error(err)
 		}
 	})
+	n.roots = &fakeRoots{Store: store, effects: made, root: t.TempDir()}
 	pods := &sandbox.Pods{
 		Dir:            filepath.Join(t.TempDir(), "pods"),
 		DefaultRuntime: "fast",
 		Runtimes:       map[string]sandbox.Runtime{"fast": n.runtime, "slow": &fakeRuntime{effects: made, noUserNS: errors.New("too old")}},
 		Network:        n.network,
-		Images:         fakeRoots{store, made, t.TempDir()},
+		Images:         n.roots,
 	}
 	if err := pods.Open(t.Context()); err != nil {
 		t.Fatal(err)
@@ -169,19 +171,23 @@ type fakeRoots struct {
 	*image.Store
 	effects *effects
 	root    string
+	broken  error // nil: roots can be mounted
 }
 
-func (f fakeRoots) Root(_ context.Context, id string, _ *image.Image, _ *image.Users) (*os.File, error) {
+func (f *fakeRoots) Root(_ context.Context, id string, _ *image.Image, _ *image.Users) (*os.File, error) {
+	if f.broken != nil {
+		return nil, f.broken
+	}
 	f.effects.add("root", id)
 	return os.Open(f.root)
 }
 
-func (f fakeRoots) RemoveRoot(_ context.Context, id string) error {
+func (f *fakeRoots) RemoveRoot(_ context.Context, id string) error {
 	f.effects.drop("root", id)
 	return nil
 }
 
-func (f fakeRoots) Roots() []string { return nil }
+func (f *fakeRoots) Roots() []string { return nil }
 
 // fakeRuntime starts processes that run until they are killed.
 type fakeRuntime struct {
