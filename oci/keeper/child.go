@@ -78,9 +78,15 @@ func (k *keeper) awaitEnd(p *process, pidfd *os.File) {
 // lookAtProcesses follows up on processes that have ended while it could not be
 // told how: a helper of the runtime was their parent still. Its own end brings
 // the SIGCHLD that calls this.
+//
+// It also takes up those that are gone and whose exit record could not be written.
 func (k *keeper) lookAtProcesses() {
 	for _, p := range k.byPid {
-		k.look(p)
+		if p.Gone {
+			k.reap(p)
+		} else {
+			k.look(p)
+		}
 	}
 }
 
@@ -127,8 +133,8 @@ func (k *keeper) ended(p *process, e Exit) {
 	// Here, since the cgroup may be removed as soon as the exit is known.
 	e.OOMKilled = e.OOMKilled || p.Output && cgroup.OOMKills(p.Cgroup) > 0
 	p.Exit = &e
-	if err := WriteExit(p.Dir, e); err != nil {
-		k.logger.Printf("process %s: write exit record: %v", p.ID, err)
+	if err := p.record(); err != nil {
+		k.logger.Printf("process %s: write exit record: %v: it is tried again, and the zombie stays until then", p.ID, err)
 	}
 	At("exit recorded")
 	if !p.Output {
@@ -136,6 +142,13 @@ func (k *keeper) ended(p *process, e Exit) {
 		return
 	}
 	k.tellRunner(NoticeExited, p)
+}
+
+// record writes the exit record. It fails where the run directory is full.
+func (p *process) record() error {
+	err := WriteExit(p.Dir, *p.Exit)
+	p.recorded = err == nil
+	return err
 }
 
 // tellRunner tells the runner of p. One that is still to come asks for the state
@@ -153,22 +166,32 @@ func (k *keeper) drained(p *process) {
 	}
 }
 
-// gone reaps p and tells the watchers. Where another process is the parent, that
-// one reaps it, or it comes to us as an unknown zombie.
+// gone reaps p, if it may be reaped, and tells the watchers.
 func (k *keeper) gone(p *process) {
 	p.Gone = true
 	At("exit drained")
+	k.reap(p)
+	At("exit reaped")
+	for _, q := range k.watchers {
+		q.put(NoticeGone, p.State)
+	}
+}
+
+// reap reaps p, which is gone, and lets go of its files: not before its exit record
+// is written. While that cannot be, its zombie keeps the code, until p is dropped.
+// Where another process is the parent, that one reaps it, or it comes to us as an
+// unknown zombie.
+func (k *keeper) reap(p *process) {
+	if !p.recorded && p.record() != nil {
+		return
+	}
 	if f := p.file(FilePidfd); f != nil {
 		_, _ = waitPidfd(number(f), unix.WEXITED|unix.WNOHANG)
 	}
-	At("exit reaped")
 	if k.byPid[p.Pid] == p {
 		delete(k.byPid, p.Pid)
 	}
 	p.close()
-	for _, q := range k.watchers {
-		q.put(NoticeGone, p.State)
-	}
 }
 
 // reapUnknown reaps the zombies that nobody waits for: helpers of runtimes, and

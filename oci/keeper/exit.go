@@ -112,6 +112,7 @@ func WriteExit(dir string, e Exit) error {
 	}
 	path := filepath.Join(dir, ExitFile)
 	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		_ = os.Remove(path + ".new")
 		return err
 	}
 	return os.Rename(path+".new", path)

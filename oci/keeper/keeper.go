@@ -45,9 +45,10 @@ type keeper struct {
 // process is one that the keeper waits for.
 type process struct {
 	State
-	begun   uint64   // value of keeper.begun at its OpBegin, while in flight
-	files   []held   // by name, in no order
-	console *console // TTY, until its runtime has ended
+	recorded bool     // its exit record is written
+	begun    uint64   // value of keeper.begun at its OpBegin, while in flight
+	files    []held   // by name, in no order
+	console  *console // TTY, until its runtime has ended
 }
 
 // held is a file that the keeper keeps open.
