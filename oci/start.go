@@ -40,49 +40,14 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	tty := s.Spec.Process.Terminal
-	process := keeper.Spec{ID: s.ID, Dir: s.Dir, Cgroup: s.Cgroup, Output: true, TTY: tty}
-	files := map[string]*os.File{}
-	if s.Log != nil {
-		files[keeper.FileLog] = s.Log
-		if err := linkLog(s.Dir, s.Log); err != nil {
-			return 0, err
-		}
-	}
-	if !tty {
-		opened, err := makeFIFOs(s)
-		if err != nil {
-			return 0, err
-		}
-		for name, f := range opened {
-			defer f.Close()
-			files[name] = f
-		}
-	}
-	var list []*os.File
-	for name, f := range files {
-		process.Files = append(process.Files, name)
-		list = append(list, f)
-	}
-	console, err := r.Keeper.Add(ctx, process, list...)
+	console, err := r.expect(ctx, s)
 	if err != nil {
 		return 0, err
 	}
-	run := runner.Run{
-		ID: s.ID, Dir: s.Dir, Again: again, Timeout: r.Timeout, Root: s.RootFS(), Stdin: s.Stdin, TTY: tty,
-		Argv: r.argv(s.Dir, "run", "--detach", "--bundle", s.Dir, "--pid-file", filepath.Join(s.Dir, keeper.PidFile)),
-	}
-	if tty {
-		run.Argv = append(run.Argv, "--console-socket", console)
-	}
-	run.Argv = append(run.Argv, s.ID)
-	mounts := []*os.File{s.Root}
-	for name, view := range s.Views {
-		run.Views = append(run.Views, s.View(name))
-		mounts = append(mounts, view)
-	}
+	run, mounts := r.firstCommand(s, console)
+	run.Again = again
 	if s.Target == nil {
-		return r.command(ctx, &run, nil, mounts...)
+		return r.command(ctx, run, nil, mounts...)
 	}
 	pidns, err := r.openPIDNS(ctx, *s.Target)
 	if err != nil {
@@ -90,7 +55,50 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	}
 	defer pidns.Close()
 	run.PIDNS = s.PIDNS()
-	return r.command(ctx, &run, nil, append(mounts, pidns)...)
+	return r.command(ctx, run, nil, append(mounts, pidns)...)
+}
+
+// expect makes the keeper expect the container's process and hold its files.
+// console is where its terminal is to be sent, if it has one.
+func (r *Runtime) expect(ctx context.Context, s Start) (console string, err error) {
+	process := keeper.Spec{ID: s.ID, Dir: s.Dir, Cgroup: s.Cgroup, Output: true, TTY: s.Spec.Process.Terminal}
+	var files []*os.File
+	if s.Log != nil {
+		if err := linkLog(s.Dir, s.Log); err != nil {
+			return "", err
+		}
+		process.Files, files = append(process.Files, keeper.FileLog), append(files, s.Log)
+	}
+	if !process.TTY {
+		opened, err := makeFIFOs(s)
+		if err != nil {
+			return "", err
+		}
+		for name, f := range opened {
+			defer f.Close()
+			process.Files, files = append(process.Files, name), append(files, f)
+		}
+	}
+	return r.Keeper.Add(ctx, process, files...)
+}
+
+// firstCommand is the runtime command that starts the container, and the mounts
+// that the runner attaches before it.
+func (r *Runtime) firstCommand(s Start, console string) (run *runner.Run, mounts []*os.File) {
+	args := []string{"run", "--detach", "--bundle", s.Dir, "--pid-file", filepath.Join(s.Dir, keeper.PidFile)}
+	tty := s.Spec.Process.Terminal
+	if tty {
+		args = append(args, "--console-socket", console)
+	}
+	run = &runner.Run{
+		ID: s.ID, Dir: s.Dir, Argv: r.argv(s.Dir, append(args, s.ID)...), Timeout: r.Timeout,
+		Root: s.RootFS(), Stdin: s.Stdin, TTY: tty,
+	}
+	mounts = []*os.File{s.Root}
+	for name, view := range s.Views {
+		run.Views, mounts = append(run.Views, s.View(name)), append(mounts, view)
+	}
+	return run, mounts
 }
 
 // openPIDNS opens the pid namespace of a running container. Its process is

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 
 	"berth/oci/cgroup"
@@ -37,18 +38,23 @@ type answer struct {
 	Err     string   `json:"err,omitempty"`
 }
 
+// kind is a type of namespace, by its name below /proc/PID/ns, and where the pod's
+// is pinned.
+type kind struct{ path, name string }
+
+// kinds are the namespaces that p has of its own; net comes last.
+func (p Pod) kinds() []kind {
+	all := []kind{{p.UserNS, "user"}, {p.IPCNS, "ipc"}, {p.UTSNS, "uts"}, {p.PIDNS, "pid"}, {p.NetNS, "net"}}
+	return slices.DeleteFunc(all, func(k kind) bool { return k.path == "" })
+}
+
 // makeUserNamespaces is makeNamespaces for a pod with a user namespace, which
 // owns all others, the pid namespace with its init too: a runtime could mount
 // neither sysfs nor mqueue else. All are made together or not at all; net's pin
 // comes last.
 func makeUserNamespaces(p Pod) error {
-	type kind struct{ path, name string }
-	kinds := []kind{{p.UserNS, "user"}, {p.IPCNS, "ipc"}, {p.UTSNS, "uts"}, {p.PIDNS, "pid"}, {p.NetNS, "net"}}
-	missing := false
-	for _, k := range kinds {
-		missing = missing || k.path != "" && !pinned(k.path)
-	}
-	if !missing {
+	kinds := p.kinds()
+	if !slices.ContainsFunc(kinds, func(k kind) bool { return !pinned(k.path) }) {
 		return nil
 	}
 	// Half of a crashed try.
@@ -66,36 +72,11 @@ func makeUserNamespaces(p Pod) error {
 	}
 	defer u.close()
 	keeper.At("userns started")
-	init, err := u.order(order{Pod: p})
-	if err != nil {
-		return err
-	}
-	keeper.At("userns set up")
-	for _, k := range kinds {
-		pid := u.pid
-		if k.name == "pid" {
-			pid = init
-		}
-		if k.path != "" {
-			if err := u.open(pid, k.name); err != nil {
-				return err
-			}
-		}
-	}
-	if init != 0 {
-		if err := cgroup.Make(p.InitCgroup, init); err != nil {
-			return err
-		}
-	}
-	keeper.At("userns grouped")
-	if err := u.goOn(); err != nil {
+	if err := u.setUp(p, kinds); err != nil {
 		return err
 	}
 	keeper.At("userns finished")
 	for _, k := range kinds {
-		if k.path == "" {
-			continue
-		}
 		if err := pin(k.path, fmt.Sprintf("/proc/self/fd/%d", u.ns[k.name].Fd())); err != nil {
 			return err
 		}
@@ -170,6 +151,31 @@ func startUserNS(uids, gids IDs, flags uintptr) (*userNS, error) {
 
 func (i IDs) mapping() syscall.SysProcIDMap {
 	return syscall.SysProcIDMap{ContainerID: 0, HostID: int(i.Host), Size: int(i.Size)}
+}
+
+// setUp lets the process set up p's namespaces, and opens them.
+func (u *userNS) setUp(p Pod, kinds []kind) error {
+	init, err := u.order(order{Pod: p})
+	if err != nil {
+		return err
+	}
+	keeper.At("userns set up")
+	for _, k := range kinds {
+		pid := u.pid
+		if k.name == "pid" {
+			pid = init
+		}
+		if err := u.open(pid, k.name); err != nil {
+			return err
+		}
+	}
+	if init != 0 {
+		if err := cgroup.Make(p.InitCgroup, init); err != nil {
+			return err
+		}
+	}
+	keeper.At("userns grouped")
+	return u.goOn()
 }
 
 // order lets the process set up its namespaces.
