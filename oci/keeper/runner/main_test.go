@@ -12,5 +12,5 @@ func TestMain(m *testing.M) {
 		readMany()
 		os.Exit(0)
 	}
-	leak.Main(m)
+	leak.MainUnderReaper(m)
 }
