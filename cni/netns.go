@@ -71,7 +71,9 @@ func isNetNS(path string) bool {
 
 // prepareNetNS makes a new pod's namespace ready for plugins: lo is up, and
 // interfaces that appear from now on ignore router advertisements, with which
-// any pod on the same link could make itself their router (CVE-2020-10749).
+// any pod on the same link could make itself their router (CVE-2020-10749). Whoever
+// made the namespace may have refused them already, as oci's runner does
+// (refuseRouterAdvertisements); the pod's own sysctls were set since then.
 func prepareNetNS(path string) error {
 	return inNetNS(path, func() error {
 		err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("0"), 0)
