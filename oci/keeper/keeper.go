@@ -83,12 +83,12 @@ func Main(run string, logger *log.Logger) error {
 			return err
 		}
 	}
-	k.startRunner()
-	k.reapUnknown() // SIGCHLD is lost while an upgrade has no handler for it
 	go k.accept()
 	if err := sayReady(); err != nil {
 		logger.Printf("say that the keeper is ready: %v", err)
 	}
+	k.startRunner()
+	k.reapUnknown() // SIGCHLD is lost while an upgrade has no handler for it
 	for {
 		select {
 		case f := <-k.events:
