@@ -49,7 +49,7 @@ func (n *Network) Add(ctx context.Context, pod Pod) (Attachment, error) {
 }
 
 func (n *Network) attach(ctx context.Context, pod Pod, net *network) (Attachment, error) {
-	if err := prepareNetNS(pod.NetNS); err != nil {
+	if err := setLoopbackUp(pod.NetNS); err != nil {
 		return Attachment{}, err
 	}
 	n.adding.RLock()

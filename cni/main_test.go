@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -198,9 +199,16 @@ func runningPlugins(t *testing.T) []string {
 // newPod makes a pod with a pinned network namespace of its own.
 func newPod(t *testing.T, id string, ports ...PortMapping) Pod {
 	t.Helper()
+	pin := pinNetNS(t)
+	err := inNetNS(pin, func() error { // as a pod's namespaces are made
+		return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("0"), 0)
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
 	return Pod{
 		ID:        id,
-		NetNS:     pinNetNS(t),
+		NetNS:     pin,
 		Name:      "pod-" + id,
 		Namespace: "default",
 		UID:       "uid-" + id,

@@ -1,9 +1,7 @@
 package cni
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 
@@ -69,17 +67,9 @@ func isNetNS(path string) bool {
 	return unix.Statfs(path, &s) == nil && s.Type == unix.NSFS_MAGIC
 }
 
-// prepareNetNS makes a new pod's namespace ready for plugins: lo is up, and
-// interfaces that appear from now on ignore router advertisements, with which
-// any pod on the same link could make itself their router (CVE-2020-10749). Whoever
-// made the namespace may have refused them already, as oci's runner does
-// (refuseRouterAdvertisements); the pod's own sysctls were set since then.
-func prepareNetNS(path string) error {
+// setLoopbackUp makes a new pod's namespace ready for plugins.
+func setLoopbackUp(path string) error {
 	return inNetNS(path, func() error {
-		err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_ra", []byte("0"), 0)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
-			return fmt.Errorf("ignore router advertisements: %w", err)
-		}
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return fmt.Errorf("find loopback interface: %w", err)

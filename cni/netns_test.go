@@ -150,7 +150,7 @@ func TestThreadsReturn(t *testing.T) {
 	noError(t, err)
 	pin := pinNetNS(t)
 	for range 50 {
-		noError(t, prepareNetNS(pin))
+		noError(t, setLoopbackUp(pin))
 	}
 	deadline := time.Now().Add(5 * time.Second)
 	for _, path := range threads(t) {

@@ -48,7 +48,7 @@ type Network struct {
 // Pod is what a network needs to know of one pod.
 type Pod struct {
 	ID                   string // also the CNI container id
-	NetNS                string // path of the pinned network namespace
+	NetNS                string // path of the pinned network namespace; whoever made it has it refuse router advertisements
 	Name, Namespace, UID string // passed as K8S_POD_* in CNI_ARGS
 	Ports                []PortMapping
 	Builtin              bool // use the built-in network for this pod where ConfDir has none

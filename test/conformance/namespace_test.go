@@ -189,6 +189,23 @@ func TestSysctlsAreThePodsAlone(t *testing.T) {
 	})
 }
 
+// A pod's interface believes no router on its network (CVE-2020-10749), unless the
+// pod asks for that.
+func TestPodsBelieveNoRouter(t *testing.T) {
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		t.Skip("the host has no IPv6, so pods have none")
+	}
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		const script = "cat /proc/sys/net/ipv6/conf/eth0/accept_ra"
+		none := func(*security) {}
+		n.wantBoth(t, n.runPod(t, podConfig(t, "careful")), "main", script, "0", none)
+		config := podConfig(t, "gullible")
+		config.Linux.Sysctls = map[string]string{"net.ipv6.conf.default.accept_ra": "1"}
+		n.wantBoth(t, n.runPod(t, config), "main", script, "1", none)
+	})
+}
+
 // What only the kernel can tell of a sysctl is told as any other mistake is, and
 // leaves nothing.
 func TestSysctlThatTheKernelRefuses(t *testing.T) {

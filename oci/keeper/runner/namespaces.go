@@ -138,9 +138,8 @@ func inThread(f func() error) error {
 }
 
 // refuseRouterAdvertisements keeps a container on the pod's network from
-// becoming its router (CVE-2020-10749). Interfaces made later take the default.
-// cni does the same before it calls plugins (prepareNetNS), for a namespace of
-// anybody's making; this is for what reaches the pod's by another way.
+// becoming its router (CVE-2020-10749): the interfaces that plugins make later take
+// the default. The pod's own sysctls come after it.
 func refuseRouterAdvertisements() error {
 	for _, name := range []string{"all", "default"} {
 		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_ra", []byte("0"), 0)
