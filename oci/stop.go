@@ -64,7 +64,7 @@ func (r *Runtime) Remove(ctx context.Context, c Container) error {
 		return err
 	}
 	for _, name := range []string{
-		keeper.StdinFIFO, keeper.StdoutFIFO, keeper.StderrFIFO, keeper.PidFile, keeper.ExitFile,
+		keeper.StdinFIFO, keeper.StdoutFIFO, keeper.StderrFIFO, keeper.PidFile, keeper.ExitFile, keeper.ExitFile + ".new",
 		"." + keeper.PidFile, // of a runc that was killed before it renamed it
 		runner.LogFile, logLink, specFile, specFile + partial,
 	} {

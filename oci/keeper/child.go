@@ -77,16 +77,13 @@ func (k *keeper) awaitEnd(p *process, pidfd *os.File) {
 
 // lookAtProcesses follows up on processes that have ended while it could not be
 // told how: a helper of the runtime was their parent still. Its own end brings
-// the SIGCHLD that calls this.
-//
-// It also takes up those that are gone and whose exit record could not be written.
+// the SIGCHLD that calls this. It also tries again to write exit records.
 func (k *keeper) lookAtProcesses() {
 	for _, p := range k.byPid {
-		if p.Gone {
-			k.reap(p)
-		} else {
-			k.look(p)
-		}
+		k.look(p)
+	}
+	for _, p := range k.processes {
+		_ = p.record()
 	}
 }
 
@@ -122,19 +119,21 @@ func (k *keeper) seen(p *process, e Exit) {
 	}
 	At("exit peeked")
 	if recorded, err := ReadExit(p.Dir); err == nil {
-		e = recorded
+		e, p.recorded = recorded, true
 	}
 	k.ended(p, e)
 }
 
-// ended writes the exit record; after it the code cannot be lost. Then the
-// runner drains the output, or, if there is none, p is gone at once.
+// ended writes the exit record; after it the code cannot be lost. A run directory
+// without room for it leaves the code with us and berthd: the record is tried
+// again, when p is gone and whenever a process ends. Then the runner drains the
+// output, or, if there is none, p is gone at once.
 func (k *keeper) ended(p *process, e Exit) {
 	// Here, since the cgroup may be removed as soon as the exit is known.
 	e.OOMKilled = e.OOMKilled || p.Output && cgroup.OOMKills(p.Cgroup) > 0
 	p.Exit = &e
 	if err := p.record(); err != nil {
-		k.logger.Printf("process %s: write exit record: %v: it is tried again, and the zombie stays until then", p.ID, err)
+		k.logger.Printf("process %s: write exit record: %v: it is tried again", p.ID, err)
 	}
 	At("exit recorded")
 	if !p.Output {
@@ -144,8 +143,11 @@ func (k *keeper) ended(p *process, e Exit) {
 	k.tellRunner(NoticeExited, p)
 }
 
-// record writes the exit record. It fails where the run directory is full.
+// record writes p's exit record, unless that is done or p runs.
 func (p *process) record() error {
+	if p.Exit == nil || p.recorded {
+		return nil
+	}
 	err := WriteExit(p.Dir, *p.Exit)
 	p.recorded = err == nil
 	return err
@@ -166,32 +168,23 @@ func (k *keeper) drained(p *process) {
 	}
 }
 
-// gone reaps p, if it may be reaped, and tells the watchers.
+// gone reaps p and tells the watchers. Where another process is the parent, that
+// one reaps it, or it comes to us as an unknown zombie.
 func (k *keeper) gone(p *process) {
 	p.Gone = true
 	At("exit drained")
-	k.reap(p)
-	At("exit reaped")
-	for _, q := range k.watchers {
-		q.put(NoticeGone, p.State)
-	}
-}
-
-// reap reaps p, which is gone, and lets go of its files: not before its exit record
-// is written. While that cannot be, its zombie keeps the code, until p is dropped.
-// Where another process is the parent, that one reaps it, or it comes to us as an
-// unknown zombie.
-func (k *keeper) reap(p *process) {
-	if !p.recorded && p.record() != nil {
-		return
-	}
+	_ = p.record() // said already
 	if f := p.file(FilePidfd); f != nil {
 		_, _ = waitPidfd(number(f), unix.WEXITED|unix.WNOHANG)
 	}
+	At("exit reaped")
 	if k.byPid[p.Pid] == p {
 		delete(k.byPid, p.Pid)
 	}
 	p.close()
+	for _, q := range k.watchers {
+		q.put(NoticeGone, p.State)
+	}
 }
 
 // reapUnknown reaps the zombies that nobody waits for: helpers of runtimes, and

@@ -10,7 +10,8 @@
 // Invariants
 //
 //   - A process is peeked at (WNOWAIT), its exit record is written, and only
-//     then is it reaped: a kill between any two steps loses no exit code.
+//     then is it reaped: a kill between any two steps loses no exit code, on
+//     Linux 6.15 and later that of the keeper itself included.
 //   - A process with output is reaped, and its exit told to watchers, only when
 //     the runner has said that its output is in the log.
 //   - A zombie that nobody knows is reaped only when every runtime command that
@@ -19,8 +20,8 @@
 //   - What berthd adds, it knows first: when the keeper dies, the next one is
 //     told of every process by berthd, with copies of its files. The runner is
 //     told by the keeper.
-//   - The keeper's state belongs to one goroutine, the loop of keeper.go. It
-//     has no lock.
+//   - The keeper's state belongs to one goroutine, the loop of keeper.go. Only
+//     queues to its clients have a lock.
 //   - Files that the keeper holds: stdin (write end), stdout and stderr (FIFOs,
 //     read-write), tty (pty master) and its peer, log, pidfd.
 //

@@ -111,11 +111,14 @@ func WriteExit(dir string, e Exit) error {
 		return err
 	}
 	path := filepath.Join(dir, ExitFile)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		_ = os.Remove(path + ".new")
-		return err
+	err = os.WriteFile(path+".new", b, 0o600)
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
-	return os.Rename(path+".new", path)
+	if err != nil {
+		_ = os.Remove(path + ".new")
+	}
+	return err
 }
 
 // ReadExit reads the exit record in dir; fs.ErrNotExist if the process has not

@@ -128,12 +128,10 @@ func (k *keeper) resume() (bool, error) {
 			p.hold(name, os.NewFile(uintptr(fd), name))
 		}
 		k.processes[p.ID] = p
-		switch {
-		case p.Pid == 0:
-		case !p.Gone:
+		_, err := ReadExit(p.Dir)
+		p.recorded = err == nil
+		if p.Pid != 0 && !p.Gone {
 			k.follow(p)
-		case p.file(FilePidfd) != nil: // its exit record is still to be written
-			k.byPid[p.Pid] = p
 		}
 	}
 	return true, nil
