@@ -2,8 +2,15 @@ package sandbox
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/test/leak"
 )
 
 // The clean-up after a failed start may fail more than once: the container is
@@ -87,4 +94,35 @@ func TestPodThatDoesNotGoIsFreedAgain(t *testing.T) {
 		}
 		m.check()
 	})
+}
+
+// A full run directory can be emptied: a removal needs no room for its record.
+func TestFullRunDirectoryIsEmptiedByRemovals(t *testing.T) {
+	leak.NeedRoot(t)
+	for _, verbs := range [][]string{{"run", "remove pod"}, {"run", "create", "remove"}, {"run", "create", "remove pod"}} {
+		inBubble(t, func(t *testing.T, m *machine) {
+			if err := unix.Mount("tmpfs", m.Dir, "tmpfs", 0, "size=256k"); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := unix.Unmount(m.Dir, unix.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			}()
+			last := len(verbs) - 1
+			m.must(verbs[:last]...)
+			ballast := filepath.Join(m.Dir, "ballast")
+			if err := os.WriteFile(ballast, make([]byte, 256<<10), 0o600); !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("fill the run directory: %v", err)
+			}
+			m.must(verbs[last])
+			if err := os.Remove(ballast); err != nil {
+				t.Fatal(err)
+			}
+			m.check()
+			if verbs[last] == "remove" {
+				m.must("remove pod")
+			}
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -129,10 +130,12 @@ func (c *Container) change(event containerEvent, edit func(*containerRecord)) er
 }
 
 // rewrite replaces the record in dir. One that is being removed may have lost
-// its directory already, or never have had one: that says the same.
+// its directory already, or never have had one: that says the same. Where there is
+// no room for its record, the removal makes some; should it be cut short, it begins
+// again with what the older record says.
 func rewrite(dir string, record any, removing bool) error {
 	err := writeJSON(filepath.Join(dir, recordFile), record)
-	if removing && errors.Is(err, fs.ErrNotExist) {
+	if removing && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOSPC)) {
 		return nil
 	}
 	return err
