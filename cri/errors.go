@@ -41,6 +41,7 @@ var errorTable = []struct {
 	{sandbox.ErrNotFound, codes.NotFound, ""},
 	{sandbox.ErrNotReady, codes.FailedPrecondition, ""},
 	{sandbox.ErrNotRunning, codes.FailedPrecondition, ""},
+	{sandbox.ErrNotSupported, codes.FailedPrecondition, ""},
 	{sandbox.ErrIllegal, codes.FailedPrecondition, ""},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, ""},
 	{context.Canceled, codes.Canceled, ""},

@@ -1,15 +1,12 @@
 package oci
 
 import (
-	"errors"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go/features"
-	"golang.org/x/sys/unix"
 )
 
-// Features are what pods may ask for that depends on the OCI runtime and the
-// kernel.
+// Features are what pods may ask for that depends on the OCI runtime.
 type Features struct {
 	RecursiveReadOnly  bool // a mount and all below it read-only: option "rro"
 	MappedMountOptions bool // nosuid, nodev and noexec of a mount whose ids are mapped
@@ -22,14 +19,7 @@ func (r *Runtime) Features() Features { return r.features }
 // it does not.
 func featuresOf(told *features.Features, q quirks) Features {
 	return Features{
-		RecursiveReadOnly:  told != nil && slices.Contains(told.MountOptions, "rro") && setsAttributes(),
+		RecursiveReadOnly:  told != nil && slices.Contains(told.MountOptions, "rro"),
 		MappedMountOptions: !q.dropsMappedOptions,
 	}
-}
-
-// setsAttributes asks the kernel for mount_setattr(2), without an attribute to
-// change.
-func setsAttributes() bool {
-	err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH, &unix.MountAttr{})
-	return !errors.Is(err, unix.ENOSYS)
 }

@@ -16,6 +16,8 @@ var (
 	ErrNotReady = errors.New("pod is not ready")
 	// ErrNotRunning: the container has no live process.
 	ErrNotRunning = oci.ErrNotRunning
+	// ErrNotSupported: this kernel or OCI runtime lacks what was asked for.
+	ErrNotSupported = oci.ErrNotSupported
 	// ErrIllegal: the state of the pod or container does not allow it.
 	ErrIllegal = errors.New("not allowed in this state")
 	// ErrPreempted: a Stop or Remove came while it was being created or started.
