@@ -10,6 +10,7 @@ import (
 
 	"berth/oci/keeper"
 	"berth/oci/keeper/runner"
+	"berth/oci/keeper/wire"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -48,15 +49,17 @@ func (c Container) hostUser(u specs.User) (uid, gid int) {
 
 // TryUserNamespaces finds out whether this kernel gives user namespaces to pods
 // whose run directories are below run, and maps the ids of mounts of run and of
-// each of stores, the directories of images. ErrNotSupported.
+// each of stores, the directories of images. ErrNotSupported is for good; another
+// error says that it could not be found out.
 func TryUserNamespaces(ctx context.Context, k *keeper.Client, run string, stores ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	try := runner.TryUserNS{Pass: []string{run}, Map: append([]string{run}, stores...)}
-	if err := k.CallRunner(ctx, runner.OpTryUserNS, try, nil, nil); err != nil {
+	err := k.CallRunner(ctx, runner.OpTryUserNS, try, nil, nil)
+	if refused := (*wire.Remote)(nil); errors.As(err, &refused) {
 		return fmt.Errorf("user namespaces are %w here: %w", ErrNotSupported, err)
 	}
-	return nil
+	return err
 }
 
 // UserNamespaces says why pods of this runtime cannot have a user namespace, in

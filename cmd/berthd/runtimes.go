@@ -49,16 +49,19 @@ func openRuntimes(ctx context.Context, c config) (*runtimes, error) {
 		handlers: map[string]sandbox.Runtime{},
 		shown:    map[string]shownRuntime{},
 	}
-	all.noUserNS = sync.OnceValue(func() error {
+	all.noUserNS = untilKnown(func() error {
 		err := oci.TryUserNamespaces(ctx, all.keeper, c.RunDir, c.DataDir)
 		if err != nil {
 			klog.InfoS("Pods get no user namespaces", "reason", err)
 		}
 		return err
 	})
+	probing, stop := context.WithCancel(ctx)
+	defer stop()
 	probed := make(chan error, 1)
-	go func() { probed <- all.probe(ctx, c) }()
+	go func() { probed <- all.probe(probing, c) }()
 	if err := all.connect(ctx); err != nil {
+		stop()
 		<-probed
 		return nil, err
 	}
@@ -67,6 +70,25 @@ func openRuntimes(ctx context.Context, c config) (*runtimes, error) {
 		return nil, err
 	}
 	return all, nil
+}
+
+// untilKnown asks again after an error that says nothing of the node, and
+// remembers what else try has said.
+func untilKnown(try func() error) func() error {
+	var (
+		mu    sync.Mutex
+		known bool
+		said  error
+	)
+	return func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if !known {
+			said = try()
+			known = said == nil || errors.Is(said, oci.ErrNotSupported)
+		}
+		return said
+	}
 }
 
 // connect opens the keeper's client, and has a keeper of an older program become
