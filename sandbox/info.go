@@ -23,10 +23,11 @@ type podInfo struct {
 
 // podNamespaces are the paths of the pod's own ones; empty: the host's.
 type podNamespaces struct {
-	Net string `json:"net,omitempty"`
-	IPC string `json:"ipc,omitempty"`
-	UTS string `json:"uts,omitempty"`
-	PID string `json:"pid,omitempty"` // of a pod whose containers share one
+	Net  string `json:"net,omitempty"`
+	IPC  string `json:"ipc,omitempty"`
+	UTS  string `json:"uts,omitempty"`
+	PID  string `json:"pid,omitempty"` // of a pod whose containers share one
+	User string `json:"user,omitempty"`
 }
 
 type networkInfo struct {
@@ -69,6 +70,9 @@ func (p *Pod) Info() map[string]string {
 	}
 	if !k.HostIPC {
 		i.Namespaces.IPC = k.IPCNS()
+	}
+	if k.Users != nil {
+		i.Namespaces.User = k.UserNS()
 	}
 	if k.SharedPID {
 		i.Namespaces.PID = k.PIDNS()

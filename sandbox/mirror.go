@@ -170,10 +170,7 @@ func (ps *Pods) restore() error {
 	return nil
 }
 
-// errOfThisBoot: the pod was removed, and the file not yet.
-var errOfThisBoot = errors.New("it was removed")
-
-func (ps *Pods) restorePod(path, name string) error {
+func (ps *Pods) restorePod(path, name string) (err error) {
 	if strings.HasSuffix(name, ".new") {
 		return errors.New("its file was not finished")
 	}
@@ -185,7 +182,7 @@ func (ps *Pods) restorePod(path, name string) error {
 		return fmt.Errorf("its file names %q", m.ID)
 	}
 	if m.Boot == ps.boot {
-		return errOfThisBoot
+		return errors.New("it was removed") // in this boot, and the file not yet
 	}
 	p := ps.newPod(m.ID, RunRequest{Config: m.config()})
 	p.rec = m.record(ps.boot)
@@ -195,6 +192,11 @@ func (ps *Pods) restorePod(path, name string) error {
 	if err := os.RemoveAll(staging); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(staging))
+		}
+	}()
 	if err := writeNew(staging, p.config, p.rec); err != nil {
 		return err
 	}
