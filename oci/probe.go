@@ -36,8 +36,8 @@ func Find(name string, dirs []string) (path string, err error) {
 // features, with their names.
 var versionKeys = map[string]string{"org.opencontainers.runc.version": "runc", "run.oci.crun.version": "crun"}
 
-// Probe asks the binary what it is and what it can, and sets Version, OCIVersion
-// and Features. It fails for what is no OCI runtime.
+// Probe asks the binary what it is and what it can: Version, OCIVersion, what
+// Features returns, and its quirks. It fails for what is no OCI runtime.
 func (r *Runtime) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()

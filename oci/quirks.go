@@ -11,7 +11,8 @@ import (
 //
 // To add a runtime with a quirk: add a field that says what is different, so that
 // whoever asks it needs no runtime's name; set it in quirksOf, by version or
-// features; ask it where it matters; add a row to TestQuirks. What can be done for
+// features; ask it where it matters; add it to TestQuirks. versionKeys of probe.go
+// has the annotation by which a runtime tells its version, if there is one. What can be done for
 // all runtimes alike because one of them needs it is no quirk: it is done without
 // asking, and the comment there names the one.
 type quirks struct {

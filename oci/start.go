@@ -31,11 +31,11 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	} else if pid := keeper.ReadPid(s.Dir); pid != 0 && errors.Is(err, keeper.ErrUnknown) {
 		return pid, nil
 	}
-	// Here, nobody knows what came of an earlier start: its runtime may still be
-	// at work.
 	if err := r.checkMapped(s.Spec); err != nil {
 		return 0, err
 	}
+	// Here, nobody knows what came of an earlier start: its runtime may still be
+	// at work.
 	again, err := r.writeSpec(s)
 	if err != nil {
 		return 0, err

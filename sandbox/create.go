@@ -86,16 +86,6 @@ func (p *Pod) namedLocked(meta *runtimeapi.ContainerMetadata) *Container {
 	return found
 }
 
-func (p *Pod) readyLocked() error {
-	switch p.rec.State {
-	case podReady:
-		return nil
-	case podGone, podRemoving:
-		return fmt.Errorf("pod %s: %w", p.id, ErrNotFound)
-	}
-	return ErrNotReady
-}
-
 func (p *Pod) newContainer(id string, config *runtimeapi.ContainerConfig) *Container {
 	return &Container{
 		pod:    p,

@@ -26,7 +26,8 @@
 //
 // # Locks
 //
-// In this order, and none of them is held over I/O except writing:
+// In this order, and none of them is held over I/O except writing (and
+// loadingAppArmor, a leaf, over the load of the default profile):
 //
 //	writing      of a pod or container: one change of its record at a time,
 //	             held over the write. Readers never take it.

@@ -33,9 +33,8 @@ type podRecord struct {
 	State podState
 	Steps []Step // of its creation
 
-	// What is given back already. Set for good.
-	Freed   bool // namespaces, /dev/shm, cgroup
-	Dropped bool // its removal was answered; only the background still knows it
+	Freed   bool // namespaces, /dev/shm and cgroup are given back; false again when a removal met a mount
+	Dropped bool // its removal was answered; only the background still knows it; set for good
 }
 
 // lastingPod is the part of a pod's record that the mirror has too: what a

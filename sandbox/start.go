@@ -72,6 +72,16 @@ func (p *Pod) startableLocked() error {
 	return nil
 }
 
+func (p *Pod) readyLocked() error {
+	switch p.rec.State {
+	case podReady:
+		return nil
+	case podGone, podRemoving:
+		return fmt.Errorf("pod %s: %w", p.id, ErrNotFound)
+	}
+	return ErrNotReady
+}
+
 func (c *Container) launch(ctx context.Context) error {
 	if err := c.pod.startable(); err != nil { // it may have changed since the crash
 		return err

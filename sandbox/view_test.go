@@ -99,9 +99,10 @@ func TestStatus(t *testing.T) {
 	})
 }
 
-// Every field that CRI has for a pod and a container is filled in at some moment of
-// their lives. A newer cri-api that adds one fails here: what it shows has its place
-// in status.go and, where it is not of the config, in record.go.
+// Every field of CRI's summaries and statuses of a pod and a container is filled in
+// at some moment of their lives. A newer cri-api that adds one fails here: what it shows has its place
+// in status.go and, where it is not of the config, in record.go; one of the config
+// outlives the boot only if mirror.go keeps it.
 func TestEveryStatusFieldIsShown(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *machine) {
 		pc := podConfig("a")

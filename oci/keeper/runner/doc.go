@@ -20,10 +20,10 @@
 //   - An attached client gets a chunk when it is in the log, whole or not at all,
 //     and is left when it does not keep up: it holds up nobody.
 //   - A process's output is known here until the keeper knows that it is drained.
-//   - Locks: output.mu is held for one chunk at a time, and while streams come
-//     and go; runner.mu guards the tables of commands and of pods under way;
+//   - Locks: output.mu is held for one chunk at a time (for all that is left, of a
+//     process that has ended), and while streams come and go; runner.mu guards the tables of commands and of pods under way;
 //     runner.taking is held while the keeper is asked for files, output.mu may be
-//     taken below it.
+//     taken below it; spawning is held while a program is started, and is a leaf.
 //
 // It imports the standard library and golang.org/x/sys only. Read program.go,
 // protocol.go, runner.go, command.go with spawn.go, killtree.go, scratch.go and strays.go,
