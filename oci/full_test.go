@@ -73,6 +73,15 @@ func (c *container) unrecorded() {
 	}
 }
 
+// unrecordedEnd waits for the end, which is told although it is not recorded.
+func (c *container) unrecordedEnd() {
+	c.t.Helper()
+	if code := c.wait(); code != 7 {
+		c.t.Errorf("exit code %d, want 7", code)
+	}
+	c.unrecorded()
+}
+
 func TestExitRecordIsTriedAgainWhenDrained(t *testing.T) {
 	n, fill, empty := fullNode(t)
 	var goOn func()
@@ -99,10 +108,7 @@ func TestExitRecordIsTriedAgainWhenDrained(t *testing.T) {
 func TestExitRecordIsTriedAgainAtAnyEnd(t *testing.T) {
 	n, fill, empty := fullNode(t)
 	c := n.endFull(fill)
-	if code := c.wait(); code != 7 {
-		t.Errorf("exit code %d, want 7", code)
-	}
-	c.unrecorded()
+	c.unrecordedEnd()
 	if err := n.keeper.Upgrade(n.ctx, self(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -117,10 +123,7 @@ func TestExitRecordIsTriedAgainAtAnyEnd(t *testing.T) {
 func TestUnrecordedExitIsRemoved(t *testing.T) {
 	n, fill, empty := fullNode(t)
 	c := n.endFull(fill)
-	if code := c.wait(); code != 7 {
-		t.Errorf("exit code %d, want 7", code)
-	}
-	c.unrecorded()
+	c.unrecordedEnd()
 	c.remove()
 	n.awaitIdle()
 	n.check()

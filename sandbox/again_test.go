@@ -13,18 +13,21 @@ import (
 	"berth/test/leak"
 )
 
+// neitherStartsNorCleansUp is a plan by which a start fails, and what undoes it.
+func neitherStartsNorCleansUp(_ int, name string, after bool) fate {
+	if !after && (name == "runtime.Start" || name == "runtime.Remove") {
+		return failNow
+	}
+	return proceed
+}
+
 // The clean-up after a failed start may fail more than once: the container is
 // EXITED when it has gone well.
 func TestFailedStartIsCleanedUpInTheEnd(t *testing.T) {
 	quiet(t)
 	inBubble(t, func(t *testing.T, m *machine) {
 		m.must("run", "create")
-		m.intend(func(n int, name string, after bool) fate {
-			if !after && (name == "runtime.Start" || name == "runtime.Remove") {
-				return failNow
-			}
-			return proceed
-		})
+		m.intend(neitherStartsNorCleansUp)
 		if err, _ := m.do("start"); !errors.Is(err, errInjected) {
 			t.Errorf("answer: %v", err)
 		}
@@ -48,12 +51,7 @@ func TestRemovalTakesTheTurnOfACleanUp(t *testing.T) {
 	quiet(t)
 	inBubble(t, func(t *testing.T, m *machine) {
 		m.must("run", "create")
-		m.intend(func(n int, name string, after bool) fate {
-			if !after && (name == "runtime.Start" || name == "runtime.Remove") {
-				return failNow
-			}
-			return proceed
-		})
+		m.intend(neitherStartsNorCleansUp)
 		c := m.container("x")
 		for _, verb := range []string{"start", "remove"} {
 			if err, _ := m.do(verb); !errors.Is(err, errInjected) {
