@@ -5,7 +5,8 @@
 // that its request names, calls the verb of the same name in package sandbox or
 // image, which check the request's config, and returns what that says. No state of a
 // pod lives here: every decision about one is made in package sandbox. The locks are
-// those of offered and open streaming sessions and of an ExecSync's output, and are leaves.
+// those of offered and open streaming sessions and of an ExecSync's output, and are
+// leaves.
 //
 // Three things hold for every call, because they are done once, in the
 // interceptors (intercept.go):

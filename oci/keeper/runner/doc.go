@@ -21,7 +21,8 @@
 //     and is left when it does not keep up: it holds up nobody.
 //   - A process's output is known here until the keeper knows that it is drained.
 //   - Locks: output.mu is held for one chunk at a time (for all that is left, of a
-//     process that has ended), and while streams come and go; runner.mu guards the tables of commands and of pods under way;
+//     process that has ended), and while streams come and go; runner.mu guards
+//     the tables of commands and of pods under way;
 //     runner.taking is held while the keeper is asked for files, output.mu may be
 //     taken below it; spawning is held while a program is started, and is a leaf.
 //
