@@ -23,7 +23,7 @@ func TestContainerLife(t *testing.T) {
 		return resp.GetStatus()
 	}
 	s := state()
-	if s.GetState() != runtimeapi.ContainerState_CONTAINER_CREATED || s.GetImageRef() != imageID || s.GetImageId() != imageID || s.GetImage().GetImage() == "" {
+	if s.GetState() != runtimeapi.ContainerState_CONTAINER_CREATED || s.GetImageRef() != n.imageStatus(t, ref).GetRepoDigests()[0] || s.GetImageId() != imageID || s.GetImage().GetImage() == "" {
 		t.Errorf("created: %v; the image is %s", s, imageID)
 	}
 	for range 2 {
@@ -93,7 +93,7 @@ func TestListContainers(t *testing.T) {
 		var got []string
 		for _, c := range resp.GetContainers() {
 			got = append(got, c.GetId())
-			if c.GetMetadata() == nil || c.GetImage() == nil || c.GetImageRef() != imageID || c.GetImageId() != imageID {
+			if c.GetMetadata() == nil || c.GetImage() == nil || c.GetImageRef() != n.imageStatus(t, ref).GetRepoDigests()[0] || c.GetImageId() != imageID {
 				t.Errorf("%s: incomplete container %v", test.name, c)
 			}
 		}

@@ -40,6 +40,8 @@ type Image struct {
 	Config  ocispec.Image   // parsed image config
 	Layers  []digest.Digest // diffIDs, base layer first
 	Created time.Time       // when it was pulled
+
+	targets map[string]digest.Digest // by tag: what the registry had under it
 }
 
 // Auth is a registry credential as CRI's AuthConfig gives it. Its fields are

@@ -91,7 +91,7 @@ func (s *Store) uninstallLocked(e *entry) {
 
 // refreshLocked makes the image that callers see anew, of its records.
 func (s *Store) refreshLocked(id digest.Digest) {
-	img := &Image{ID: id}
+	img := &Image{ID: id, targets: map[string]digest.Digest{}}
 	for _, e := range s.records {
 		if e.Config != id {
 			continue
@@ -100,6 +100,7 @@ func (s *Store) refreshLocked(id digest.Digest) {
 			img.Digests = append(img.Digests, e.Ref)
 		} else {
 			img.Tags = append(img.Tags, e.Ref)
+			img.targets[e.Ref] = e.Target
 		}
 		if e.Pulled.After(img.Created) {
 			img.Created = e.Pulled

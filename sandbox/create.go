@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -151,12 +152,19 @@ func (c *Container) make(ctx context.Context) (err error) {
 	}
 	return c.change(containerMade, func(rec *containerRecord) {
 		rec.CreatedAt = time.Now()
-		rec.Image = imageRecord{img.ID, img.Layers, img.Config.Config.StopSignal}
+		rec.Image = imageRecord{ID: img.ID, Layers: img.Layers, StopSignal: img.Config.Config.StopSignal}
+		rec.Image.Name, rec.Image.Ref = img.Names(askedFor(c.config.GetImage()))
 		rec.Mounted = mounted
 		rec.User = spec.Process.User
 		rec.Resources = c.pod.pods.node.effective(c.config.GetLinux().GetResources())
 		rec.Steps = w.steps
 	})
+}
+
+// askedFor is what the container's creator calls its image. The kubelet puts the
+// image's id into image and the pod's word for it beside that.
+func askedFor(spec *runtimeapi.ImageSpec) string {
+	return cmp.Or(spec.GetUserSpecifiedImage(), spec.GetImage())
 }
 
 // describe makes the container's spec of its config, its filesystems and the

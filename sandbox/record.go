@@ -84,6 +84,8 @@ type imageRecord struct {
 	ID         digest.Digest
 	Layers     []digest.Digest
 	StopSignal string `json:",omitempty"` // from the image's config
+	Name       string `json:",omitempty"` // what the container's image is called; "" in records older than this field, as is Ref
+	Ref        string `json:",omitempty"` // repo digest by which it came, or the id
 }
 
 // Step is one step of an operation and how long it took.

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -75,8 +76,8 @@ func (c *Container) Summary() *runtimeapi.Container {
 		Id:           c.id,
 		PodSandboxId: c.pod.id,
 		Metadata:     c.config.GetMetadata(),
-		Image:        c.config.GetImage(),
-		ImageRef:     rec.Image.ID.String(),
+		Image:        c.image(rec),
+		ImageRef:     rec.Image.ref(),
 		ImageId:      rec.Image.ID.String(),
 		State:        rec.state(),
 		CreatedAt:    nanoseconds(rec.CreatedAt),
@@ -96,8 +97,8 @@ func (c *Container) Status() *runtimeapi.ContainerStatus {
 		StartedAt:   nanoseconds(rec.StartedAt),
 		FinishedAt:  nanoseconds(rec.FinishedAt),
 		ExitCode:    int32(rec.ExitCode),
-		Image:       c.config.GetImage(),
-		ImageRef:    rec.Image.ID.String(),
+		Image:       c.image(rec),
+		ImageRef:    rec.Image.ref(),
 		ImageId:     rec.Image.ID.String(),
 		Reason:      rec.Reason,
 		Message:     rec.Message,
@@ -128,6 +129,20 @@ func (rec *containerRecord) state() runtimeapi.ContainerState {
 	}
 	return runtimeapi.ContainerState_CONTAINER_CREATED
 }
+
+// image is the config's, by the name that people know it by.
+func (c *Container) image(rec containerRecord) *runtimeapi.ImageSpec {
+	spec := c.config.GetImage()
+	return &runtimeapi.ImageSpec{
+		Image:              cmp.Or(rec.Image.Name, spec.GetImage()),
+		Annotations:        spec.GetAnnotations(),
+		UserSpecifiedImage: spec.GetUserSpecifiedImage(),
+		RuntimeHandler:     spec.GetRuntimeHandler(),
+	}
+}
+
+// ref is CRI's image_ref: what Kubernetes shows as imageID, and tools pull by.
+func (r imageRecord) ref() string { return cmp.Or(r.Ref, r.ID.String()) }
 
 // nanoseconds is CRI's timestamp; 0 is "not yet".
 func nanoseconds(t time.Time) int64 {

@@ -42,7 +42,7 @@ func TestContainerLife(t *testing.T) {
 		if !proto.Equal(c.GetMetadata(), config.Metadata) || c.GetLabels()["io.kubernetes.container.name"] != "main" || c.GetAnnotations()["note"] != "kept" {
 			t.Errorf("identity: %v", c)
 		}
-		if c.GetImage().GetImage() != n.busybox || c.GetImageRef() != imageID || c.GetImageId() != imageID {
+		if c.GetImage().GetImage() != n.busybox || c.GetImageRef() != n.repoDigest(t, n.busybox) || c.GetImageId() != imageID {
 			t.Errorf("image %v, %q, %q; pulled %q", c.GetImage(), c.GetImageRef(), c.GetImageId(), imageID)
 		}
 		if !filepath.IsAbs(c.GetLogPath()) || c.GetResources() == nil {
@@ -209,7 +209,7 @@ func TestListContainersFilters(t *testing.T) {
 			var got []string
 			for _, c := range resp.GetContainers() {
 				got = append(got, c.GetId())
-				if c.GetMetadata() == nil || c.GetImage() == nil || c.GetImageId() != imageID || c.GetImageRef() != imageID {
+				if c.GetMetadata() == nil || c.GetImage() == nil || c.GetImageId() != imageID || c.GetImageRef() != n.repoDigest(t, n.busybox) {
 					t.Errorf("%s: incomplete: %v", test.name, c)
 				}
 			}
@@ -303,6 +303,51 @@ func TestUserInStatus(t *testing.T) {
 			t.Errorf("user %v", u)
 		}
 	})
+}
+
+// The kubelet makes a container by its image's id. What Kubernetes shows of it is
+// the pod's word for the image, and the digest by which tools pull it, also when the
+// image is gone.
+func TestImageOfAContainerMadeByID(t *testing.T) { onOneNode(t, testImageOfAContainerMadeByID) }
+
+func testImageOfAContainerMadeByID(t *testing.T, n *node) {
+	imageID := n.pull(t, n.busybox)
+	digest := n.repoDigest(t, n.busybox)
+	pod := n.runPod(t, podConfig(t, "web"))
+	asKubelet := n.shell("kubelet", "true")
+	asKubelet.Image = &runtimeapi.ImageSpec{Image: imageID, UserSpecifiedImage: n.busybox}
+	byDigest := n.shell("digest", "true")
+	byDigest.Image = &runtimeapi.ImageSpec{Image: imageID, UserSpecifiedImage: digest}
+	byID := n.shell("id", "true")
+	byID.Image = &runtimeapi.ImageSpec{Image: imageID}
+	made := map[string]string{ // by container, the name of its image
+		n.create(t, pod, asKubelet): n.busybox,
+		n.create(t, pod, byDigest):  digest,
+		n.create(t, pod, byID):      n.busybox,
+	}
+	check := func(when string) {
+		t.Helper()
+		for id, name := range made {
+			c := n.container(t, id)
+			if c.GetImage().GetImage() != name || c.GetImageRef() != digest || c.GetImageId() != imageID {
+				t.Errorf("%s: status has %q, %q, %q; want %q, %q, %q", when, c.GetImage().GetImage(), c.GetImageRef(), c.GetImageId(), name, digest, imageID)
+			}
+			resp, err := n.ListContainers(t.Context(), &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{Id: id}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if l := resp.GetContainers()[0]; l.GetImage().GetImage() != name || l.GetImageRef() != digest || l.GetImageId() != imageID {
+				t.Errorf("%s: list has %q, %q, %q; want %q, %q, %q", when, l.GetImage().GetImage(), l.GetImageRef(), l.GetImageId(), name, digest, imageID)
+			}
+		}
+	}
+	check("created")
+	if _, err := n.images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: imageID}}); err != nil {
+		t.Fatal(err)
+	}
+	n.killDaemon(t)
+	n.startDaemon(t)
+	check("after the image was removed and berthd was killed")
 }
 
 // ContainerStatus goes on naming the image after it was removed: the kubelet's

@@ -79,6 +79,16 @@ func (n *node) pull(t *testing.T, ref string) (id string) {
 	return resp.GetImageRef()
 }
 
+// repoDigest is the one reference by digest of an image.
+func (n *node) repoDigest(t *testing.T, ref string) string {
+	t.Helper()
+	digests := n.image(t, ref).GetRepoDigests()
+	if len(digests) != 1 {
+		t.Fatalf("image %s has the digests %q, want one", ref, digests)
+	}
+	return digests[0]
+}
+
 // shell is a container that runs a script of busybox's shell.
 func (n *node) shell(name, script string) *runtimeapi.ContainerConfig {
 	return &runtimeapi.ContainerConfig{
