@@ -33,7 +33,7 @@
 // deleting is held by the deletion under way; survey.mu and Watch.mu are leaves.
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
-// files), keyed.go (one at a time), claim.go (who needs what), record.go, open.go, ref.go, manifest.go,
+// files), keyed.go (one at a time), claim.go (who needs what), record.go, open.go, ref.go, names.go, manifest.go,
 // platform.go, resolve.go, pull.go, ingest.go, watch.go, tree.go, root.go,
 // view.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image
