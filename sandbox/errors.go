@@ -30,7 +30,6 @@ var (
 	// What this kernel lacks, behind the InvalidError that refuses it.
 	ErrNoSeccomp  = errors.New("this kernel cannot filter system calls (CONFIG_SECCOMP_FILTER)")
 	ErrNoAppArmor = errors.New("AppArmor is not enabled in this kernel")
-	ErrNoSELinux  = errors.New("SELinux is not enabled in this kernel")
 )
 
 // InvalidError says that a field of a config cannot be honoured.

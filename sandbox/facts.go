@@ -71,7 +71,7 @@ func (f *Facts) confine(ctx context.Context, sc *runtimeapi.LinuxContainerSecuri
 	if f.AppArmor, err = n.appArmorProfile(ctx, sc); err != nil {
 		return err
 	}
-	if f.ProcessLabel, f.MountLabel, err = selinuxLabels(sc); err != nil {
+	if f.ProcessLabel, f.MountLabel, err = n.selinuxLabels(sc); err != nil {
 		return err
 	}
 	if sc.GetPrivileged() {

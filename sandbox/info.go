@@ -18,6 +18,7 @@ type podInfo struct {
 	Namespaces podNamespaces   `json:"namespaces"`
 	Network    networkInfo     `json:"network"`
 	Containers []containerName `json:"containers"` // newest first
+	Ignored    []string        `json:"ignored,omitempty"` // fields of the config without effect on this node, with the reason
 	Steps      []stepInfo      `json:"steps"`      // of the creation
 }
 
@@ -50,6 +51,7 @@ type containerInfo struct {
 	RootFS      string          `json:"rootfs"` // where its root is mounted while it runs
 	Layers      []digest.Digest `json:"layers"` // of the image, by diffID, the lowest first
 	Steps       []stepInfo      `json:"steps"`  // of the creation and the start
+	Ignored     []string        `json:"ignored,omitempty"` // as in podInfo
 	RuntimeSpec *specs.Spec     `json:"runtimeSpec"`
 }
 
@@ -64,6 +66,7 @@ func (p *Pod) Info() map[string]string {
 	i := podInfo{
 		Runtime: p.pods.handlerName(rec.Handler), Cgroup: k.Cgroup, Steps: stepsInfo(rec.Steps),
 		Network: networkInfo{rec.Attachment.IPs, rec.Attachment.Interface},
+		Ignored: p.pods.node.ignored(p.config.GetLinux().GetSecurityContext().GetSelinuxOptions()),
 	}
 	if !k.HostNet {
 		i.Namespaces.Net, i.Namespaces.UTS = k.NetNS(), k.UTSNS()
@@ -104,6 +107,7 @@ func (c *Container) Info() map[string]string {
 		RootFS:      c.oci().RootFS(),
 		Layers:      rec.Image.Layers,
 		Steps:       stepsInfo(rec.Steps),
+		Ignored:     c.pod.pods.node.ignored(c.config.GetLinux().GetSecurityContext().GetSelinuxOptions()),
 		RuntimeSpec: spec,
 	})
 }

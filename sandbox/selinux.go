@@ -3,10 +3,12 @@ package sandbox
 import (
 	"fmt"
 	"regexp"
+	"sync"
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 )
 
 // selinuxWord is what the parts of an SELinux context are made of; the level
@@ -16,14 +18,15 @@ var (
 	selinuxLevel = regexp.MustCompile(`^[A-Za-z0-9_.:,-]+$`)
 )
 
-// checkSELinux: a context without a level would need categories that no other
-// container of the node has, and Berth hands out none.
+// checkSELinux judges a context where the kernel has SELinux. Elsewhere it has no
+// effect, whatever it says: charts send one to every node.
+//
+// A context without a level is refused: it would need categories that no other
+// container of the node has, and Berth allocates none.
 func (n node) checkSELinux(field string, o *runtimeapi.SELinuxOption) error {
 	switch {
-	case o.GetUser()+o.GetRole()+o.GetType()+o.GetLevel() == "":
+	case !n.selinux || emptySELinux(o):
 		return nil
-	case !n.selinux:
-		return unsupported(field, ErrNoSELinux)
 	case !selinuxLevel.MatchString(o.GetLevel()):
 		return invalid(field+".level", "%.100q is no level", o.GetLevel())
 	}
@@ -35,11 +38,35 @@ func (n node) checkSELinux(field string, o *runtimeapi.SELinuxOption) error {
 	return nil
 }
 
+func emptySELinux(o *runtimeapi.SELinuxOption) bool {
+	return o.GetUser()+o.GetRole()+o.GetType()+o.GetLevel() == ""
+}
+
+// ignored lists the fields of a security context that have no effect on this node,
+// each with the reason.
+func (n node) ignored(o *runtimeapi.SELinuxOption) []string {
+	if n.selinux || emptySELinux(o) {
+		return nil
+	}
+	return []string{securityField + "selinux_options: " + noSELinux}
+}
+
+const noSELinux = "SELinux is not enabled in this kernel"
+
+// sayNoSELinux is for the log, which hears of it once and not from each container.
+var sayNoSELinux sync.Once
+
 // selinuxLabels are the contexts of the process and of the files that are made
-// for it; "" for a container that asks for none.
-func selinuxLabels(sc *runtimeapi.LinuxContainerSecurityContext) (process, mount string, err error) {
+// for it; "" for a container that asks for none, and where there is no SELinux.
+func (n node) selinuxLabels(sc *runtimeapi.LinuxContainerSecurityContext) (process, mount string, err error) {
 	o := sc.GetSelinuxOptions()
-	if o.GetLevel() == "" || sc.GetPrivileged() {
+	if emptySELinux(o) || sc.GetPrivileged() {
+		return "", "", nil
+	}
+	if !n.selinux {
+		sayNoSELinux.Do(func() {
+			klog.InfoS("A container asks for SELinux options; this node accepts them without effect", "reason", noSELinux)
+		})
 		return "", "", nil
 	}
 	options := []string{"level:" + o.GetLevel()}

@@ -1,9 +1,10 @@
 package sandbox
 
 import (
+	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -23,38 +24,38 @@ const maxID = 1<<31 - 1
 // maxGroups is the kernel's bound of a process's groups (NGROUPS_MAX).
 const maxGroups = 1 << 16
 
-// maxAccounts bounds what is read of an image's /etc/passwd and /etc/group.
-const maxAccounts = 1 << 20
+// maxAccounts bounds the lines that are looked at in an image's /etc/passwd and
+// /etc/group, and maxAccount one of them, in bytes: a group of 20,000 users has room.
+const (
+	maxAccounts = 1 << 18
+	maxAccount  = 1 << 20
+)
 
 // findUser returns who the container's process is. The config says it, else the
 // image does, else it is root. Digits always mean a number, never a name that
 // looks like one: the kubelet has judged runAsNonRoot by the number.
+//
+// The kubelet puts the image's user into the config, but CRI has no place for the
+// image's group. So the group of the image counts for its own user, whoever names
+// that one, unless the config has a group.
 func findUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, root *os.File) (specs.User, error) {
-	field, user, group := "image.config.User", imageUser, ""
-	switch {
-	case sc.GetRunAsUser() != nil:
-		field, user = securityField+"run_as_user", strconv.FormatInt(sc.GetRunAsUser().GetValue(), 10)
-	case sc.GetRunAsUsername() != "":
-		field, user = securityField+"run_as_username", sc.GetRunAsUsername()
-	default:
-		if name, rest, ok := strings.Cut(imageUser, ":"); ok {
-			if user, group = name, rest; group == "" || user == "" {
-				return specs.User{}, invalid(field, "%q is no user and group", imageUser)
-			}
-		}
-		if user == "" {
-			user = "0"
-		}
+	field := "image.config.User"
+	user, group, hasGroup := strings.Cut(imageUser, ":")
+	askedField, asked := userOf(sc)
+	if asked == "" && hasGroup && (user == "" || group == "") {
+		return specs.User{}, invalid(field, "%q must be USER or USER:GROUP", imageUser)
+	}
+	user = cmp.Or(user, "0")
+	if asked != "" && !sameUser(asked, user) {
+		field, user, group = askedField, asked, ""
 	}
 	if sc.GetRunAsGroup() != nil {
 		group = strconv.FormatInt(sc.GetRunAsGroup().GetValue(), 10)
 	}
-	found, err := lookUp(root, user, group)
+	merge := sc.GetSupplementalGroupsPolicy() == runtimeapi.SupplementalGroupsPolicy_Merge
+	found, err := lookUp(root, user, group, merge)
 	if err != nil {
 		return specs.User{}, invalid(field, "%v", err)
-	}
-	if sc.GetSupplementalGroupsPolicy() == runtimeapi.SupplementalGroupsPolicy_Strict {
-		found.AdditionalGids = nil
 	}
 	// The primary group is among them: else a file that it is denied could be
 	// read by giving the group up.
@@ -66,6 +67,24 @@ func findUser(sc *runtimeapi.LinuxContainerSecurityContext, imageUser string, ro
 		return specs.User{}, invalid(securityField+"supplemental_groups", "with those of the pod and of the image there are %d groups, at most %d are possible", len(found.AdditionalGids), maxGroups)
 	}
 	return found, nil
+}
+
+// userOf is the user that sc asks for, and the field that does; "" for none.
+func userOf(sc *runtimeapi.LinuxContainerSecurityContext) (field, user string) {
+	if sc.GetRunAsUser() != nil {
+		return securityField + "run_as_user", strconv.FormatInt(sc.GetRunAsUser().GetValue(), 10)
+	}
+	return securityField + "run_as_username", sc.GetRunAsUsername()
+}
+
+// sameUser compares numbers by their values, and names by their letters.
+func sameUser(a, b string) bool {
+	idA, numericA, errA := parseID(a)
+	idB, numericB, errB := parseID(b)
+	if numericA && numericB && errA == nil && errB == nil {
+		return idA == idB
+	}
+	return a == b
 }
 
 // withPodGroups adds to sc the groups that the pod gives to the first process of
@@ -81,8 +100,11 @@ func withPodGroups(sc *runtimeapi.LinuxContainerSecurityContext, pod *runtimeapi
 }
 
 // lookUp resolves a user and an optional group, each a number or a name, in the
-// accounts of the image.
-func lookUp(rootDir *os.File, user, group string) (found specs.User, err error) {
+// accounts of the image; merge asks for the groups that have the user as a member.
+//
+// A number is good without an account. So accounts beyond the bounds of findLine are
+// an error only to who asks for a name.
+func lookUp(rootDir *os.File, user, group string, merge bool) (found specs.User, err error) {
 	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", rootDir.Fd()))
 	if err != nil {
 		return found, fmt.Errorf("open root: %w", err)
@@ -93,9 +115,15 @@ func lookUp(rootDir *os.File, user, group string) (found specs.User, err error) 
 	if err != nil {
 		return found, err
 	}
-	account, err := findLine(root, "etc/passwd", 4, func(f []string) bool {
-		return numeric && f[2] == strconv.FormatUint(uint64(uid), 10) || !numeric && f[0] == user
-	})
+	var account []string
+	if !numeric || group == "" || merge {
+		account, err = findLine(root, "etc/passwd", 4, func(f []string) bool {
+			return numeric && f[2] == strconv.FormatUint(uint64(uid), 10) || !numeric && f[0] == user
+		})
+	}
+	if numeric && errors.Is(err, errTooManyAccounts) {
+		err = nil
+	}
 	if err != nil {
 		return found, err
 	}
@@ -116,8 +144,11 @@ func lookUp(rootDir *os.File, user, group string) (found specs.User, err error) 
 			return found, err
 		}
 	}
-	if account != nil {
+	if merge && account != nil {
 		found.AdditionalGids, err = memberships(root, account[0])
+	}
+	if numeric && errors.Is(err, errTooManyAccounts) {
+		err = nil
 	}
 	return found, err
 }
@@ -137,7 +168,8 @@ func lookUpGroup(root *os.Root, group string) (uint32, error) {
 	return accountID(line[2])
 }
 
-// memberships are the groups that name user as a member.
+// memberships are the groups that name user as a member, also with an error those
+// that were found before it.
 func memberships(root *os.Root, user string) ([]uint32, error) {
 	var gids []uint32
 	_, err := findLine(root, "etc/group", 4, func(f []string) bool {
@@ -166,41 +198,50 @@ func accountID(text string) (uint32, error) {
 	return uint32(n), nil
 }
 
+// errTooManyAccounts: a file was not read to its end.
+var errTooManyAccounts = fmt.Errorf("has more than %d lines, or one of more than %d bytes, which is all that is read", maxAccounts, maxAccount)
+
 // findLine returns the first line of a colon-separated file in root that has at
-// least n fields and matches; nil if there is none, or no file.
-func findLine(root *os.Root, name string, n int, match func([]string) bool) ([]string, error) {
-	content, err := readInside(root, name, maxAccounts)
+// least n fields and matches; nil if there is none, or no file. It reads as it
+// looks, and holds one line.
+func findLine(root *os.Root, name string, n int, match func([]string) bool) (found []string, err error) {
+	f, err := openInside(root, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the image's /%s: %w", name, err)
 	}
-	for line := range strings.Lines(string(content)) {
-		if f := strings.Split(strings.TrimSuffix(line, "\n"), ":"); len(f) >= n && match(f) {
+	defer func() { err = errors.Join(err, f.Close()) }()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, maxAccount)
+	for seen := 0; lines.Scan(); seen++ {
+		if seen == maxAccounts {
+			return nil, fmt.Errorf("the image's /%s %w", name, errTooManyAccounts)
+		}
+		if f := strings.Split(lines.Text(), ":"); len(f) >= n && match(f) {
 			return f, nil
 		}
+	}
+	err = lines.Err()
+	if errors.Is(err, bufio.ErrTooLong) {
+		err = errTooManyAccounts
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the image's /%s %w", name, err)
 	}
 	return nil, nil
 }
 
-// readInside reads a regular file of at most limit bytes, with symlinks resolved
-// as they would be inside root. What is no regular file is not even opened: an
-// image may hold a device or a FIFO there.
-func readInside(root *os.Root, name string, limit int64) (content []byte, err error) {
-	if name, err = resolveInside(root, name); err != nil {
-		return nil, err
-	}
-	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+// openInside opens a regular file to read, with symlinks resolved as they would be
+// inside root. What is not a regular file is not even opened: an image may hold a
+// device or a FIFO there.
+func openInside(root *os.Root, name string) (*os.File, error) {
+	name, err := resolveInside(root, name)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	content, err = io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(content)) > limit {
-		err = fmt.Errorf("is larger than %d bytes", limit)
-	}
-	return content, err
+	return root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 }
 
 // resolveInside follows symlinks as chroot would, absolute ones too, to a

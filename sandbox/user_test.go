@@ -62,6 +62,14 @@ func TestFindUser(t *testing.T) {
 		{"root's group in the image", nil, "1000:0", "1000:0 [0 50 60]"},
 		{"digits are a number, not a name", nil, "1234", "1234:0 [0]"},
 		{"config before image", &sc{RunAsUser: id(77)}, "app:staff", "77:0 [0]"},
+		// As the kubelet does it: the image's user, as the config's.
+		{"image's number and group, asked for", &sc{RunAsUser: id(999)}, "999:888", "999:888 [888]"},
+		{"image's number with zeros and group, asked for", &sc{RunAsUser: id(999)}, "0999:888", "999:888 [888]"},
+		{"image's name and group, asked for", &sc{RunAsUsername: "app"}, "app:staff", "1000:50 [50 60]"},
+		{"image's group alone, asked for", &sc{RunAsUser: id(0)}, ":888", "0:888 [888]"},
+		{"image's group, another user", &sc{RunAsUser: id(1)}, "999:888", "1:0 [0]"},
+		{"image's group, and the config's", &sc{RunAsUser: id(999), RunAsGroup: id(7)}, "999:888", "999:7 [7]"},
+		{"image's group that it does not have", &sc{RunAsUser: id(999)}, "999:nothing", "no group"},
 		{"config's name", &sc{RunAsUsername: "app"}, "", "1000:2000 [2000 50 60]"},
 		{"config's name of digits", &sc{RunAsUsername: "1234"}, "", "1234:0 [0]"},
 		{"config's group", &sc{RunAsUser: id(1000), RunAsGroup: id(9)}, "", "1000:9 [9 50 60]"},
@@ -78,8 +86,8 @@ func TestFindUser(t *testing.T) {
 		{"a short line", nil, "short", "no user"},
 		{"unknown name", nil, "nobody", "no user"},
 		{"unknown group", nil, "app:nothing", "no group"},
-		{"no group after the colon", nil, "app:", "no user and group"},
-		{"no user before the colon", nil, ":0", "no user and group"},
+		{"no group after the colon", nil, "app:", "must be USER"},
+		{"no user before the colon", nil, ":0", "must be USER"},
 		{"a second colon", nil, "app:staff:0", "no group"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -90,7 +98,7 @@ func TestFindUser(t *testing.T) {
 			} else {
 				got = fmt.Sprintf("%d:%d %v", u.UID, u.GID, u.AdditionalGids)
 			}
-			if got != tt.want && !(strings.HasPrefix(tt.want, "is ") || strings.HasPrefix(tt.want, "no ")) || !strings.Contains(got, tt.want) {
+			if got != tt.want && !(strings.HasPrefix(tt.want, "is ") || strings.HasPrefix(tt.want, "no ") || strings.HasPrefix(tt.want, "must ")) || !strings.Contains(got, tt.want) {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})
@@ -131,7 +139,11 @@ func TestHostilePasswd(t *testing.T) {
 			return firstError(func() error { return os.Remove(filepath.Join(etc, "passwd")) },
 				func() error { return os.Mkdir(filepath.Join(etc, "passwd"), 0o755) })
 		}, "no regular file"},
-		{"huge", func(etc string) error { return os.Truncate(filepath.Join(etc, "passwd"), 1<<40) }, "larger than"},
+		{"huge behind the account", func(etc string) error { return os.Truncate(filepath.Join(etc, "passwd"), 1<<40) }, "1000"},
+		{"huge", func(etc string) error {
+			return firstError(func() error { return os.Truncate(filepath.Join(etc, "passwd"), 0) },
+				func() error { return os.Truncate(filepath.Join(etc, "passwd"), 1<<40) })
+		}, "more than"},
 		{"none", func(etc string) error { return os.RemoveAll(etc) }, "no user"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -146,6 +158,59 @@ func TestHostilePasswd(t *testing.T) {
 				got = err.Error()
 			}
 			if !strings.Contains(got, tt.want) {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// Accounts are read as far as they go, and what lies beyond the bounds is missed by
+// nobody but who asks for a name.
+func TestManyAccounts(t *testing.T) {
+	const strict = runtimeapi.SupplementalGroupsPolicy_Strict
+	others := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "user%d:x:%d:%d:one of many who work here:/home/user%d:/bin/sh\n", i, 10000+i, 10000+i, i)
+		}
+		return b.String()
+	}
+	large := others(20_000) + "last:x:77:78:::\n" // more than 1 MiB
+	endless := others(maxAccounts) + "last:x:77:78:::\n"
+	wide := "staff:x:50:" + strings.Repeat("somebody,", maxAccount/9+1) + "last\n"
+	members := "staff:x:50:" + strings.Repeat("somebody,", 20_000) + "last\n"
+	type sc = runtimeapi.LinuxContainerSecurityContext
+	id := func(n int64) *runtimeapi.Int64Value { return &runtimeapi.Int64Value{Value: n} }
+	for _, tt := range []struct {
+		name          string
+		sc            *sc
+		passwd, group string
+		image         string
+		want          string // uid:gid groups, or part of the error
+	}{
+		{"root", nil, large, members, "", "0:0 [0]"},
+		{"the last of 20,000", nil, large, members, "last", "77:78 [78 50]"},
+		{"its number", nil, large, members, "77", "77:78 [78 50]"},
+		{"a group of 20,000", nil, large, members, "7:staff", "7:50 [50]"},
+		{"beyond the bound, by name", nil, endless, "", "last", "more than"},
+		{"beyond the bound, by number", nil, endless, "", "77", "77:0 [0]"},
+		{"root before the bound", nil, "root:x:0:0:::\n" + endless, wide, "", "0:0 [0]"},
+		{"a line that is too long, by name", nil, large, wide, "last", "more than"},
+		{"a line that is too long, by number", nil, large, wide, "77", "77:78 [78]"},
+		{"a group in such a file", nil, large, wide, "77:staff", "more than"},
+		{"a name that needs no groups", &sc{SupplementalGroupsPolicy: strict}, large, wide, "last", "77:78 [78]"},
+		{"numbers that need no accounts", &sc{RunAsUser: id(5), RunAsGroup: id(6), SupplementalGroupsPolicy: strict}, endless, wide, "", "5:6 [6]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "etc", "passwd"), tt.passwd)
+			write(t, filepath.Join(dir, "etc", "group"), tt.group)
+			u, err := findUser(tt.sc, tt.image, openDir(t, dir))
+			got := fmt.Sprintf("%d:%d %v", u.UID, u.GID, u.AdditionalGids)
+			if err != nil {
+				got = err.Error()
+			}
+			if got != tt.want && (err == nil || !strings.Contains(got, tt.want)) {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})

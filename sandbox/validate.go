@@ -29,8 +29,9 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]*$`)
 
 const longestName = 253
 
-// hostnamePattern: letters, digits, hyphens and dots, as in RFC 1123.
-var hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
+// hostnamePattern: letters, digits, hyphens and dots, as in RFC 1123. A dot may be
+// the last one: setHostnameAsFQDN gives that on a cluster without a domain.
+var hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\.?$`)
 
 // maxHostname is the kernel's limit, in bytes.
 const maxHostname = 64

@@ -63,9 +63,6 @@ func TestInvalidPods(t *testing.T) {
 			"userns_options": func(c *config) {
 				c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}
 			},
-			"selinux_options": func(c *config) {
-				c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
-			},
 			"run_as_group": func(c *config) { c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1} },
 			"windows":      func(c *config) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} },
 		} {

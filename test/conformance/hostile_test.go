@@ -341,6 +341,42 @@ func TestUsersOfImages(t *testing.T) {
 	})
 }
 
+// The kubelet asks for the user that the image's status has, and CRI has no place for
+// the image's group: it is not lost.
+func TestGroupOfTheImagesUser(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		pod := n.runPod(t, podConfig(t, "web"))
+		ref := n.hostileImage(t, "grouped", ocispec.ImageConfig{User: "999:888"})
+		got := n.says(t, pod, "main", "id -u; id -g", func(c *runtimeapi.ContainerConfig) {
+			c.Image.Image = ref
+			c.Linux.SecurityContext.RunAsUser = n.image(t, ref).GetUid()
+		})
+		if got != "999\n888" {
+			t.Errorf("user and group %q, want 999 and 888", got)
+		}
+	})
+}
+
+// An image may have the accounts of a whole company: 20,000 of them are more than a
+// megabyte.
+func TestImageWithManyAccounts(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		pod := n.runPod(t, podConfig(t, "web"))
+		passwd := &strings.Builder{}
+		for i := range 20_000 {
+			fmt.Fprintf(passwd, "user%d:x:%d:%d:one of many who work here:/home/user%d:/bin/sh\n", i, 10_000+i, 10_000+i, i)
+		}
+		accounts := registry.File("etc/passwd", 0o644, passwd.String())
+		for user, want := range map[string]string{"": "0", "user19999": "29999"} {
+			name := "many" + user
+			ref := n.hostileImage(t, name, ocispec.ImageConfig{User: user}, accounts)
+			if got := n.says(t, pod, name, "id -u", func(c *runtimeapi.ContainerConfig) { c.Image.Image = ref }); got != want {
+				t.Errorf("user %q became %s, want %s", user, got, want)
+			}
+		}
+	})
+}
+
 // Accounts that would be read without end, or from elsewhere (CRI-O's
 // CVE-2024-3727, 2024-9676).
 func TestHostileAccounts(t *testing.T) {
