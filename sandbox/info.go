@@ -17,9 +17,9 @@ type podInfo struct {
 	Cgroup     string          `json:"cgroup"`
 	Namespaces podNamespaces   `json:"namespaces"`
 	Network    networkInfo     `json:"network"`
-	Containers []containerName `json:"containers"` // newest first
+	Containers []containerName `json:"containers"`        // newest first
 	Ignored    []string        `json:"ignored,omitempty"` // fields of the config without effect on this node, with the reason
-	Steps      []stepInfo      `json:"steps"`      // of the creation
+	Steps      []stepInfo      `json:"steps"`             // of the creation
 }
 
 // podNamespaces are the paths of the pod's own ones; empty: the host's.
@@ -48,9 +48,9 @@ type containerInfo struct {
 	SandboxID   string          `json:"sandboxID"`
 	Runtime     string          `json:"runtime"`
 	Cgroup      string          `json:"cgroup"`
-	RootFS      string          `json:"rootfs"` // where its root is mounted while it runs
-	Layers      []digest.Digest `json:"layers"` // of the image, by diffID, the lowest first
-	Steps       []stepInfo      `json:"steps"`  // of the creation and the start
+	RootFS      string          `json:"rootfs"`            // where its root is mounted while it runs
+	Layers      []digest.Digest `json:"layers"`            // of the image, by diffID, the lowest first
+	Steps       []stepInfo      `json:"steps"`             // of the creation and the start
 	Ignored     []string        `json:"ignored,omitempty"` // as in podInfo
 	RuntimeSpec *specs.Spec     `json:"runtimeSpec"`
 }

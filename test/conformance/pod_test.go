@@ -282,6 +282,19 @@ func TestPodsNamespaces(t *testing.T) {
 	})
 }
 
+// setHostnameAsFQDN on a cluster without a domain gives a name that ends in a dot.
+func TestHostnameThatEndsInADot(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		config := podConfig(t, "web")
+		config.Hostname = "web.t.ns.svc."
+		want := config.Hostname + "\n" + config.Hostname
+		if got := n.says(t, n.runPod(t, config), "main", "hostname; cat /etc/hostname", nil); got != want {
+			t.Errorf("host name %q, want %q", got, want)
+		}
+	})
+}
+
 func TestPodOnTheHostsNetwork(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, n *node) {
 		n.pull(t, n.busybox)
