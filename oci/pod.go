@@ -10,10 +10,24 @@ import (
 // MakePod makes and pins the pod's namespaces, mounts its /dev/shm and, for a
 // shared pid namespace, starts the tiny init that holds it. What is there
 // already stays. The error is a *SysctlError when the kernel refuses one of the
-// pod's sysctls.
+// pod's sysctls; one of the network that is missing may be an interface's and is left
+// to TuneNetwork.
 func (r *Runtime) MakePod(ctx context.Context, p Pod) error {
+	return r.setUpPod(ctx, runner.OpMakePod, p.parts())
+}
+
+// TuneNetwork writes sysctls in the pod's network namespace: those of interfaces,
+// which are there only when plugins have made them, and others that plugins may have
+// changed. The error is a *SysctlError when the kernel refuses one.
+func (r *Runtime) TuneNetwork(ctx context.Context, p Pod, sysctls map[string]string) error {
+	return r.setUpPod(ctx, runner.OpTuneNetwork, runner.Pod{ID: p.ID, NetNS: p.NetNS(), Sysctls: sysctls})
+}
+
+// setUpPod calls the runner for an operation that may meet a sysctl that the kernel
+// refuses.
+func (r *Runtime) setUpPod(ctx context.Context, op string, p runner.Pod) error {
 	var made runner.Made
-	if err := r.Keeper.CallRunner(ctx, runner.OpMakePod, p.parts(), nil, &made); err != nil {
+	if err := r.Keeper.CallRunner(ctx, op, p, nil, &made); err != nil {
 		return err
 	}
 	if made.Refused != nil {

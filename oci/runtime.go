@@ -73,7 +73,7 @@ type Pod struct {
 	HostIPC    bool              // no ipc namespace and no /dev/shm of its own
 	SharedPID  bool              // a pid namespace shared by the containers, held by a tiny init
 	Hostname   string            // of the uts namespace; with HostNet the pod shares the host's uts namespace
-	Sysctls    map[string]string // validated by the caller
+	Sysctls    map[string]string // validated by the caller; names have dots between their parts, and slashes for dots in them
 	ShmSize    int64             // bytes of /dev/shm
 }
 

@@ -3,7 +3,9 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -317,13 +319,18 @@ func TestSysctlThatTheKernelRefuses(t *testing.T) {
 			{"net.ipv4.no_such_thing", "no such file or directory"},
 			{"net.ipv4.ip_unprivileged_port_start", "invalid argument"}, // 70000 is no port
 			{"net.core", "is a directory"},
+			{"kernel.no_such_thing", "no such file or directory"},
 		} {
 			p := n.newPod(r)
 			p.Users = users
 			passable(t, p.Dir)
 			p.Sysctls[want.Name] = "70000"
 			var refused *SysctlError
-			if err := r.MakePod(n.ctx, p); !errors.As(err, &refused) || *refused != want {
+			err := r.MakePod(n.ctx, p)
+			if err == nil && strings.HasPrefix(want.Name, "net.") { // it may be an interface's
+				err = r.TuneNetwork(n.ctx, p, p.Sysctls)
+			}
+			if !errors.As(err, &refused) || *refused != want {
 				t.Errorf("got %v, want %v", err, &want)
 			}
 			n.removePod(r, p)
@@ -331,6 +338,41 @@ func TestSysctlThatTheKernelRefuses(t *testing.T) {
 				t.Errorf("processes %v are left", pids)
 			}
 			n.awaitIdle()
+		}
+	}
+}
+
+// A sysctl of an interface waits for it, also where a dot is part of its name; what a
+// new interface takes from is set before it is there; and what a plugin has changed is
+// the pod's again.
+func TestSysctlsOfInterfaces(t *testing.T) {
+	n := newNode(t)
+	r := n.runtime("runc")
+	for _, users := range []*UserNamespace{nil, testUsers()} {
+		p := n.newPod(r)
+		p.Users = users
+		passable(t, p.Dir)
+		p.Sysctls = map[string]string{
+			"net.ipv4.conf.eth0/100.rp_filter": "2", "net.ipv4.conf.default.arp_ignore": "3", "net.ipv4.tcp_fin_timeout": "17", "kernel.domainname": "example.org",
+		}
+		n.makePod(r, p)
+		network := maps.Clone(p.Sysctls)
+		delete(network, "kernel.domainname")
+		const plugin = "ip link add eth0.100 type veth peer name other && echo 30 >/proc/sys/net/ipv4/tcp_fin_timeout"
+		inside := func(script string) string {
+			out, err := exec.Command("nsenter", "--net="+p.NetNS(), "--uts="+p.UTSNS(), "sh", "-c", script).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%s: %v: %s", script, err, out)
+			}
+			return string(out)
+		}
+		inside(plugin)
+		if err := r.TuneNetwork(n.ctx, p, network); err != nil {
+			t.Fatal(err)
+		}
+		const look = "cat /proc/sys/net/ipv4/conf/eth0.100/rp_filter /proc/sys/net/ipv4/conf/eth0.100/arp_ignore /proc/sys/net/ipv4/tcp_fin_timeout /proc/sys/kernel/domainname"
+		if got, want := inside(look), "2\n3\n17\nexample.org\n"; got != want {
+			t.Errorf("user namespace %v: %q, want %q", users != nil, got, want)
 		}
 	}
 }

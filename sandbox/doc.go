@@ -48,7 +48,7 @@
 // then recover.go and mirror.go (what survives a reboot), and userns.go (what a pod's
 // user namespace changes in all of them).
 //
-// validate.go and validate_container.go say what is accepted, node.go what the machine
+// validate.go, sysctls.go and validate_container.go say what is accepted, node.go what the machine
 // can give, facts.go gathers what a spec needs from host and image, spec.go is pure.
 // What a container has: resources.go, devices.go, mounts.go, views.go (images). Who its
 // process is: security.go and what it calls, user.go, capabilities.go, seccomp.go,

@@ -209,7 +209,7 @@ func (p *Pod) oci() oci.Pod {
 		HostIPC:    ns.GetIpc() == runtimeapi.NamespaceMode_NODE,
 		SharedPID:  ns.GetPid() == runtimeapi.NamespaceMode_POD,
 		Hostname:   p.hostname(),
-		Sysctls:    p.config.GetLinux().GetSysctls(),
+		Sysctls:    p.sysctls(),
 		ShmSize:    shmSize,
 	}
 }

@@ -23,6 +23,9 @@ type Runtime interface {
 	// MakePod makes and pins the pod's namespaces, /dev/shm and cgroup.
 	// *oci.SysctlError if the kernel refuses one of the pod's sysctls.
 	MakePod(ctx context.Context, p oci.Pod) error
+	// TuneNetwork writes sysctls in the pod's network namespace, in which plugins
+	// have made the interfaces by now; *oci.SysctlError as above.
+	TuneNetwork(ctx context.Context, p oci.Pod, sysctls map[string]string) error
 	// RemovePod undoes MakePod, and kills whatever lives in the pod's own
 	// cgroup and pid namespace.
 	RemovePod(ctx context.Context, p oci.Pod) error
@@ -113,6 +116,9 @@ type Pods struct {
 	Runtimes       map[string]Runtime // by runtime handler
 	Network        Network
 	Images         Images
+
+	UnprivilegedPorts bool // processes in a pod's own network may listen on any port
+	UnprivilegedPing  bool // and send ICMP echo requests
 
 	NoFile uint64        // RLIMIT_NOFILE of containers, clipped to this process's own; 0: 1048576
 	Sweep  time.Duration // between two searches for what no record knows; 0: ten minutes

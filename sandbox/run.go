@@ -109,10 +109,11 @@ func (p *Pod) run(ctx context.Context) error {
 func (p *Pod) make(ctx context.Context) error {
 	w := stopwatch{pods: p.pods}
 	var attachment cni.Attachment
-	steps := []struct {
+	type step struct {
 		name string
 		do   func() error
-	}{
+	}
+	steps := []step{
 		{"record pod", func() error {
 			if err := writeNew(p.dir, p.config, p.record()); err != nil {
 				return err
@@ -126,8 +127,13 @@ func (p *Pod) make(ctx context.Context) error {
 			}
 			return err
 		}},
-		{"files", func() error { return p.writeFiles(attachment) }},
 	}
+	if sysctls := p.networkSysctls(); len(sysctls) > 0 {
+		steps = append(steps, step{"runtime.TuneNetwork", func() error {
+			return refusedSysctl(p.runtime().TuneNetwork(ctx, p.oci(), sysctls))
+		}})
+	}
+	steps = append(steps, step{"files", func() error { return p.writeFiles(attachment) }})
 	for _, s := range steps {
 		if err := w.effect(ctx, s.name, s.do); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,7 +14,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/cni"
-	"berth/oci"
 )
 
 // maxConfig bounds a config in bytes: it is kept in memory and on tmpfs.
@@ -267,55 +265,4 @@ func checkPodLinux(l *runtimeapi.LinuxPodSandboxConfig) error {
 		return err
 	}
 	return checkSysctls(l.GetSysctls(), ns)
-}
-
-var (
-	sysctlName = regexp.MustCompile(`^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
-	// sysctlValue leaves out newlines, + and =, with which values have been made
-	// into further sysctls.
-	sysctlValue = regexp.MustCompile(`^[A-Za-z0-9 \t.,:;/@_-]+$`)
-)
-
-// maxSysctls bounds the names and values of a pod's sysctls together, in bytes:
-// they go to the runner in one message.
-const maxSysctls = 32 << 10
-
-// checkSysctls accepts what belongs to namespaces that the pod has to itself.
-// Which of them there are, and what they may be, only the kernel knows: see
-// refusedSysctl.
-func checkSysctls(sysctls map[string]string, ns *runtimeapi.NamespaceOption) error {
-	size := 0
-	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
-		field := sysctlField(name)
-		size += len(name) + len(sysctls[name])
-		network := strings.HasPrefix(name, "net.")
-		ipc := name == "kernel.sem" || strings.HasPrefix(name, "kernel.shm") || strings.HasPrefix(name, "kernel.msg") || strings.HasPrefix(name, "fs.mqueue.")
-		switch {
-		case len(name) > 253 || !sysctlName.MatchString(name):
-			return invalid(field, "is not the name of a sysctl, with dots")
-		case len(sysctls[name]) > 1024 || !sysctlValue.MatchString(sysctls[name]):
-			return invalid(field, "%.100q cannot be its value", sysctls[name])
-		case !network && !ipc:
-			return invalid(field, "belongs to no namespace of a pod")
-		case network && ns.GetNetwork() == runtimeapi.NamespaceMode_NODE:
-			return invalid(field, "the pod uses the host's network")
-		case ipc && ns.GetIpc() == runtimeapi.NamespaceMode_NODE:
-			return invalid(field, "the pod uses the host's ipc namespace")
-		case size > maxSysctls:
-			return invalid("linux.sysctls", "have more than %d bytes together", maxSysctls)
-		}
-	}
-	return nil
-}
-
-func sysctlField(name string) string { return fmt.Sprintf("linux.sysctls[%.100q]", name) }
-
-// refusedSysctl turns the kernel's refusal of a sysctl into the config's mistake
-// that it is.
-func refusedSysctl(err error) error {
-	var refused *oci.SysctlError
-	if errors.As(err, &refused) {
-		return invalid(sysctlField(refused.Name), "the kernel refuses it: %s", refused.Reason)
-	}
-	return err
 }

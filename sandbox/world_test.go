@@ -42,7 +42,8 @@ type world struct {
 	starts   int              // processes that ever were
 	gate     chan struct{}    // Add waits until it is closed; nil: it does not
 	images   map[string]*image.Image
-	asked    oci.Pod // of the last MakePod
+	asked    oci.Pod           // of the last MakePod
+	tuned    map[string]string // sysctls of the last TuneNetwork
 	updates  []oci.Update
 	features oci.Features
 	noUserNS error   // why pods get no user namespaces
@@ -96,6 +97,16 @@ func (w *world) MakePod(ctx context.Context, p oci.Pod) error {
 	defer w.mu.Unlock()
 	w.pods[p.ID] = true
 	w.asked = p
+	return nil
+}
+
+func (w *world) TuneNetwork(ctx context.Context, p oci.Pod, sysctls map[string]string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.attached[p.ID] {
+		return fmt.Errorf("the network is not there yet")
+	}
+	w.tuned = sysctls
 	return nil
 }
 

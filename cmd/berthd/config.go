@@ -53,6 +53,9 @@ type networkConfig struct {
 	BinDirs []string `toml:"bin_dirs" json:"bin_dirs"`
 	Builtin bool     `toml:"builtin" json:"builtin"`
 	Timeout duration `toml:"timeout" json:"timeout"`
+
+	UnprivilegedPorts bool `toml:"unprivileged_ports" json:"unprivileged_ports"`
+	UnprivilegedPing  bool `toml:"unprivileged_ping" json:"unprivileged_ping"`
 }
 
 type imageConfig struct {

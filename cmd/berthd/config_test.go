@@ -40,6 +40,8 @@ func TestDefaults(t *testing.T) {
 			ConfDir: "/etc/cni/net.d",
 			BinDirs: []string{"/usr/local/libexec/berth/cni", "/opt/cni/bin", "/usr/lib/cni"},
 			Timeout: duration(90 * time.Second),
+
+			UnprivilegedPorts: true, UnprivilegedPing: true,
 		},
 		Image:     imageConfig{PlainHTTP: []string{}, PullTimeout: duration(time.Minute)},
 		Container: containerConfig{Nofile: 1 << 20},

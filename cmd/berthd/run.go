@@ -54,6 +54,9 @@ func run(ctx context.Context, c config, path string) (err error) {
 		Network:        network,
 		Images:         images,
 		NoFile:         c.Container.Nofile,
+
+		UnprivilegedPorts: c.Network.UnprivilegedPorts,
+		UnprivilegedPing:  c.Network.UnprivilegedPing,
 	}
 	if err := pods.Open(ctx); err != nil {
 		return fmt.Errorf("recover pods of %s: %w", pods.Dir, err)

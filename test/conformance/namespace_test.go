@@ -206,6 +206,48 @@ func TestPodsBelieveNoRouter(t *testing.T) {
 	})
 }
 
+// The sysctls of eth0 come after the plugin that makes it, under either spelling of
+// their names; those of a pod's uts namespace work in a user namespace, too.
+func TestSysctlsOfInterfaces(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		const script = "cat /proc/sys/net/ipv4/conf/eth0/rp_filter /proc/sys/net/ipv4/conf/eth0/arp_ignore /proc/sys/net/ipv4/conf/eth0/arp_announce /proc/sys/kernel/domainname"
+		sysctls := map[string]string{
+			"net.ipv4.conf.eth0.rp_filter": "2", "net/ipv4/conf/eth0/arp_ignore": "3", "net.ipv4.conf.default.arp_announce": "1", "kernel.domainname": "example.org",
+		}
+		config := podConfig(t, "web")
+		config.Linux.Sysctls = sysctls
+		if got, want := n.says(t, n.runPod(t, config), "main", script, nil), "2\n3\n1\nexample.org"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
+// Without a privilege, a container's process listens on port 80, and may ping, as with
+// the peers, unless its pod wants it otherwise.
+func TestPortsAndPingWithoutPrivilege(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		const script = `httpd -p 80 -h / 2>/dev/null && echo listens; tr '\t' ' ' </proc/sys/net/ipv4/ping_group_range`
+		check := func(config *runtimeapi.PodSandboxConfig, want string) {
+			t.Helper()
+			got := n.says(t, n.runPod(t, config), "main", script, func(c *runtimeapi.ContainerConfig) {
+				member(c, config)
+				c.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 1000}
+				c.Linux.SecurityContext.Capabilities = &runtimeapi.Capability{DropCapabilities: []string{"ALL"}}
+			})
+			if got != want {
+				t.Errorf("%s: %q, want %q", config.Metadata.Name, got, want)
+			}
+		}
+		check(podConfig(t, "web"), "listens\n0 2147483647")
+		check(usersOf(podConfig(t, "mapped")), "listens\n0 65535")
+		strict := podConfig(t, "strict")
+		strict.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "1024", "net.ipv4.ping_group_range": "1 0"}
+		check(strict, "1 0")
+	})
+}
+
 // What only the kernel can tell of a sysctl is told as any other mistake is, and
 // leaves nothing.
 func TestSysctlThatTheKernelRefuses(t *testing.T) {

@@ -116,7 +116,19 @@ func setUp(p Pod) error {
 			return err
 		}
 	}
-	return writeSysctls(p.Sysctls)
+	return writeSysctls(p.Sysctls, func(name string, err error) bool {
+		return strings.HasPrefix(name, "net.") && errors.Is(err, fs.ErrNotExist)
+	})
+}
+
+// tuneNetwork writes sysctls in a network namespace that plugins have set up.
+func tuneNetwork(p Pod) error {
+	return inThread(func() error {
+		if err := enter(Pod{NetNS: p.NetNS}); err != nil {
+			return err
+		}
+		return writeSysctls(p.Sysctls, func(string, error) bool { return false })
+	})
 }
 
 // inThread runs f on an operating system thread that ends with it: its
@@ -152,10 +164,11 @@ func refuseRouterAdvertisements() error {
 
 // writeSysctls writes through /proc/sys, which shows the thread's own
 // namespaces. The names were validated by berthd; only the kernel knows which of
-// them it has, and what values they take. The error is a *Refusal.
-func writeSysctls(sysctls map[string]string) error {
+// them it has, and what values they take. The error is a *Refusal, unless later
+// says that it is too early for this one.
+func writeSysctls(sysctls map[string]string, later func(name string, err error) bool) error {
 	for _, name := range slices.Sorted(maps.Keys(sysctls)) {
-		if err := writeSysctl(name, sysctls[name]); err != nil {
+		if err := writeSysctl(name, sysctls[name]); err != nil && !later(name, err) {
 			var at *fs.PathError
 			if errors.As(err, &at) { // its path is the name again
 				err = at.Err
@@ -166,10 +179,18 @@ func writeSysctls(sysctls map[string]string) error {
 	return nil
 }
 
+// sysctlPath turns a name into a path: the dots between its parts, and the slashes
+// that stand for dots in them.
+var sysctlPath = strings.NewReplacer(".", "/", "/", ".")
+
 // writeSysctl creates nothing: a name that the kernel does not have shall be
-// missing, not forbidden.
+// missing, not forbidden. The domain name has a system call, which the root of a user
+// namespace may use where it may not write the file.
 func writeSysctl(name, value string) error {
-	f, err := os.OpenFile(filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/")), os.O_WRONLY, 0)
+	if name == "kernel.domainname" {
+		return unix.Setdomainname([]byte(value))
+	}
+	f, err := os.OpenFile(filepath.Join("/proc/sys", sysctlPath.Replace(name)), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}

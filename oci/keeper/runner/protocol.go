@@ -20,6 +20,9 @@ const (
 	OpClear = "clear"
 	// OpMakePod: Pod → Made.
 	OpMakePod = "make-pod"
+	// OpTuneNetwork: Pod, of which it takes NetNS and Sysctls → Made. The interfaces of
+	// the pod are there by now.
+	OpTuneNetwork = "tune-network"
 	// OpClearPod: Pod → nothing. Undoes OpMakePod, also half of it.
 	OpClearPod = "clear-pod"
 	// OpTryUserNS: TryUserNS → nothing. It fails where pods cannot have user
@@ -109,14 +112,14 @@ type Pod struct {
 	Cgroup     string            `json:"cgroup"`     // of the pod, if Berth owns it: killed and removed by OpClearPod
 }
 
-// Made is the reply to OpMakePod.
+// Made is the reply to OpMakePod and OpTuneNetwork.
 type Made struct {
-	Refused *Refusal `json:"refused,omitempty"` // a sysctl that the kernel did not take; no namespace is pinned then
+	Refused *Refusal `json:"refused,omitempty"` // a sysctl that the kernel did not take; OpMakePod has pinned no namespace then
 }
 
 // Refusal is what the kernel said to a sysctl.
 type Refusal struct {
-	Sysctl string `json:"sysctl"` // name, with dots
+	Sysctl string `json:"sysctl"` // name, as it came
 	Reason string `json:"reason"`
 }
 

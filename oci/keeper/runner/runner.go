@@ -116,6 +116,11 @@ func (r *runner) answer(q *wire.Request) {
 		if err = q.Decode(&p); err == nil {
 			body, err = made(r.alone(p, makePod))
 		}
+	case OpTuneNetwork:
+		var p Pod
+		if err = q.Decode(&p); err == nil {
+			body, err = made(r.alone(p, tuneNetwork))
+		}
 	case OpClearPod:
 		var p Pod
 		if err = q.Decode(&p); err == nil {
