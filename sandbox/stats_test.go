@@ -114,7 +114,7 @@ func TestPodStats(t *testing.T) {
 			t.Errorf("attributes %v", a)
 		}
 		want := &runtimeapi.NetworkInterfaceUsage{Name: "eth0", RxBytes: number64(2), RxErrors: number64(3), TxBytes: number64(4), TxErrors: number64(5)}
-		if n := linux.Network; n.Timestamp == 0 || !proto.Equal(n.DefaultInterface, want) || len(n.Interfaces) != 2 || n.Interfaces[0].Name != "net1" || n.Interfaces[1].Name != "net2" {
+		if n := linux.Network; n.Timestamp == 0 || !proto.Equal(n.DefaultInterface, want) || len(n.Interfaces) != 3 || n.Interfaces[0].Name != "net1" || !proto.Equal(n.Interfaces[1], want) || n.Interfaces[2].Name != "net2" {
 			t.Errorf("network %v", n)
 		}
 		if linux.Cpu.UsageCoreNanoSeconds.GetValue() != 3e9 || linux.Memory.WorkingSetBytes.GetValue() != 60 || linux.Io.GetPsi() == nil ||

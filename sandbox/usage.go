@@ -82,8 +82,9 @@ func psiData(s oci.Stall) *runtimeapi.PsiData {
 	return &runtimeapi.PsiData{Total: uint64(s.Total.Nanoseconds()), Avg10: s.Avg10, Avg60: s.Avg60, Avg300: s.Avg300}
 }
 
-// networkUsage is nil without an interface: the kubelet reads the default one
-// unseen.
+// networkUsage lists all interfaces, the default one too: the kubelet's summary has
+// those of the list. It is nil without an interface: the kubelet reads the default one
+// unchecked.
 func networkUsage(u oci.PodUsage) *runtimeapi.NetworkUsage {
 	if len(u.Interfaces) == 0 {
 		return nil
@@ -93,7 +94,6 @@ func networkUsage(u oci.PodUsage) *runtimeapi.NetworkUsage {
 	for i, one := range u.Interfaces {
 		if i == usual {
 			usage.DefaultInterface = interfaceUsage(one)
-			continue
 		}
 		usage.Interfaces = append(usage.Interfaces, interfaceUsage(one))
 	}

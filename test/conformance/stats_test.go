@@ -136,6 +136,9 @@ func (n *node) checkPodStats(t *testing.T, pod string, config *runtimeapi.PodSan
 		eth0.GetRxBytes().GetValue() < before.GetRxBytes().GetValue()+datagram {
 		t.Errorf("network %v, before a datagram of %d bytes %v", linux.GetNetwork(), datagram, before)
 	}
+	if all := linux.GetNetwork().GetInterfaces(); len(all) != 1 || !proto.Equal(all[0], eth0) { // the kubelet's summary lists these
+		t.Errorf("interfaces %v, want eth0 alone", all)
+	}
 	var sum, memory uint64
 	for _, c := range linux.GetContainers() {
 		sum += c.GetCpu().GetUsageCoreNanoSeconds().GetValue()
