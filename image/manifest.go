@@ -23,6 +23,13 @@ const (
 	dockerSchema1  = "application/vnd.docker.distribution.manifest.v1+"
 )
 
+// octetStream is what some registries call everything, and some old tools a config.
+const octetStream = "application/octet-stream"
+
+// genericTypes are names that registries behind plain file servers give to a manifest:
+// they say nothing of it, and its own word counts.
+var genericTypes = []string{"", "application/json", "text/plain", octetStream}
+
 // manifestTypes are asked for, in order of preference.
 var manifestTypes = []string{ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, dockerList, dockerManifest}
 
@@ -46,8 +53,8 @@ func (m *manifest) isIndex() bool {
 
 // parseManifest reads a manifest or index (OCI image-spec 1.1, Docker schema 2)
 // and refuses what two readers could understand in two ways, and what is no
-// container image. mediaType is what the registry calls it. Its errors are
-// ErrInvalidImage.
+// container image. mediaType is what the registry calls it, or else what led to it.
+// Its errors are ErrInvalidImage.
 func parseManifest(mediaType string, data []byte) (*manifest, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {
@@ -75,14 +82,18 @@ func parseManifest(mediaType string, data []byte) (*manifest, error) {
 	if out.isIndex() {
 		return out, out.checkIndex()
 	}
-	if m.ArtifactType != "" || !isImageConfig(m.Config.MediaType) {
+	if !isImage(m.Config.MediaType, m.ArtifactType) {
 		return nil, fmt.Errorf("%w: an artifact (%s), not a container image", ErrInvalidImage, firstOf(m.ArtifactType, m.Config.MediaType, "of no type"))
 	}
 	return out, out.checkManifest()
 }
 
-// manifestType settles what the document is: header and body must not differ.
+// manifestType settles what the document is: header and body must not differ, unless
+// the header is generic.
 func manifestType(header, body string, schema int) (string, error) {
+	if slices.Contains(genericTypes, header) {
+		header = ""
+	}
 	kind := firstOf(header, body)
 	switch {
 	case strings.HasPrefix(kind, dockerSchema1) || schema == 1:
@@ -173,8 +184,16 @@ func checkLayerType(d ocispec.Descriptor) error {
 	return fmt.Errorf("%w: layer %s is of type %q, not a tar", ErrInvalidImage, d.Digest, d.MediaType)
 }
 
-func isImageConfig(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageConfig || mediaType == dockerConfig
+// isImage tells an image from an artifact: by the type of its config, which may stand
+// beside any artifactType, or else by having neither type.
+func isImage(configType, artifactType string) bool {
+	switch configType {
+	case ocispec.MediaTypeImageConfig, dockerConfig:
+		return true
+	case octetStream: // parseConfig has the last word
+		return artifactType == ""
+	}
+	return false
 }
 
 // parseConfig reads an image config. The diffIDs are valid.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -64,10 +65,17 @@ func TestParseManifest(t *testing.T) {
 		{"docker list", dockerList, with(goodIndex(), "mediaType", dockerList), ""},
 		{"no media type in the body", oci, with(goodManifest(), "mediaType", nil), ""},
 		{"no media type in the header", "", goodManifest(), ""},
+		{"served as JSON", "application/json", goodManifest(), ""},
+		{"index served as text", "text/plain", goodIndex(), ""},
+		{"docker list served as bytes", octetStream, with(goodIndex(), "mediaType", dockerList), ""},
+		{"config of bytes", oci, with(goodManifest(), "config", descriptor(octetStream)), ""},
+		{"image with an artifact type", oci, with(goodManifest(), "artifactType", "application/vnd.example"), ""},
 		{"annotations and subject", oci, with(with(goodManifest(), "annotations", doc{"a": "b"}), "subject", descriptor("x")), ""},
 		{"docker layers in an OCI manifest", oci, withLayer("mediaType", dockerLayer+".gzip"), ""},
 
 		{"no media type at all", "", with(goodManifest(), "mediaType", nil), "unknown manifest type"},
+		{"served as JSON, without a type of its own", "application/json", with(goodManifest(), "mediaType", nil), "unknown manifest type"},
+		{"schema 1 served as JSON", "application/json", doc{"schemaVersion": 1, "fsLayers": []any{}}, "schema 1 is not supported"},
 		{"header differs", index, goodManifest(), "calls itself"},
 		{"header of no manifest", "text/html", with(goodManifest(), "mediaType", nil), "unknown manifest type"},
 		{"both index and manifest", oci, with(goodManifest(), "manifests", []any{}), "ambiguous"},
@@ -79,7 +87,8 @@ func TestParseManifest(t *testing.T) {
 		{"schema 1 called schema 2", dockerManifest, doc{"schemaVersion": 1, "fsLayers": []any{}, "history": []any{}}, "schema 1 is not supported"},
 		{"schema 1 in schema 2", dockerManifest, with(with(with(goodManifest(), "mediaType", dockerManifest), "config", descriptor(dockerConfig)), "fsLayers", []any{}), "ambiguous"},
 		{"schema 3", oci, with(goodManifest(), "schemaVersion", 3), "schema version 3"},
-		{"artifact", oci, with(goodManifest(), "artifactType", "application/vnd.example"), "artifact"},
+		{"artifact with a config of bytes", oci, with(with(goodManifest(), "artifactType", "application/vnd.example"), "config", descriptor(octetStream)), "artifact"},
+		{"artifact", oci, with(with(goodManifest(), "artifactType", "application/vnd.example"), "config", descriptor("application/vnd.example.config")), "artifact"},
 		{"empty config", oci, with(goodManifest(), "config", descriptor(ocispec.MediaTypeEmptyJSON)), "artifact"},
 		{"config of a chart", oci, with(goodManifest(), "config", descriptor("application/vnd.cncf.helm.config.v1+json")), "helm"},
 		{"no config", oci, with(goodManifest(), "config", nil), "artifact"},
@@ -193,7 +202,7 @@ func TestChoosePlatform(t *testing.T) {
 		return ocispec.Platform{OS: parts[0], Architecture: parts[1], Variant: parts[2]}
 	}
 	tests := []struct {
-		host, there, want string // there is separated by blanks, "-" has no platform; want "" is none
+		host, there, want string // there is separated by blanks, "-" has no platform; so is want, "" is none
 	}{
 		{"linux/amd64", "linux/arm64 linux/amd64", "linux/amd64"},
 		{"linux/amd64", "windows/amd64 unknown/unknown linux/386", ""},
@@ -209,7 +218,15 @@ func TestChoosePlatform(t *testing.T) {
 		{"linux/riscv64", "linux/riscv64", "linux/riscv64"},
 		{"linux/riscv64", "linux/riscv64/rva22", ""},
 		{"linux/amd64", "- linux/amd64", "linux/amd64"},
-		{"linux/amd64", "linux/arm64 -", "-"},
+		{"linux/amd64", "linux/arm64 - -", "- -"},
+		{"linux/amd64", "windows/x86_64 linux/x86_64", "linux/x86_64"},
+		{"linux/amd64", "Linux/AMD64", "Linux/AMD64"},
+		{"linux/386", "linux/x86_64 linux/i386", "linux/i386"},
+		{"linux/arm64", "linux/aarch64/8", "linux/aarch64/8"},
+		{"linux/arm/v6", "linux/armhf linux/armel", "linux/armel"},
+		{"linux/amd64/v4", "linux/amd64 linux/amd64/v3 linux/x86-64/v2", "linux/amd64/v3"},
+		{"linux/amd64", "/amd64 linux/ windows/ /arm64", "/amd64 linux/"},
+		{"linux/amd64", "/amd64 linux/amd64", "linux/amd64"},
 	}
 	for _, test := range tests {
 		var index []ocispec.Descriptor
@@ -222,12 +239,117 @@ func TestChoosePlatform(t *testing.T) {
 			index = append(index, d)
 		}
 		got, err := choose(index, p(test.host))
-		name := ""
-		if err == nil {
-			name = strings.Fields(test.there)[got.Size]
+		var names []string
+		for _, d := range got {
+			names = append(names, strings.Fields(test.there)[d.Size])
 		}
-		if name != test.want {
-			t.Errorf("%s of %q: got %q, want %q", test.host, test.there, name, test.want)
+		if name := strings.Join(names, " "); name != test.want || (err == nil) != (name != "") {
+			t.Errorf("%s of %q: got %q, %v, want %q", test.host, test.there, name, err, test.want)
+		}
+	}
+}
+
+// Images as they are found in registries, that must not be refused or mistaken.
+func TestPullWhatRegistriesHave(t *testing.T) {
+	other := ocispec.Platform{OS: "linux", Architecture: "s390x"}
+	bare := func(d ocispec.Descriptor) ocispec.Descriptor { d.Platform = nil; return d }
+	for name, setUp := range map[string]func(f *fake) ocispec.Descriptor{
+		"architecture as uname says it": func(f *fake) ocispec.Descriptor {
+			return f.image("a", "v1", spec{layers: [][]byte{files("f", "fits")}, platform: ocispec.Platform{OS: "Linux", Architecture: unameOf[runtime.GOARCH]}})
+		},
+		"no operating system": func(f *fake) ocispec.Descriptor {
+			return f.raw("a", "v1", `{"architecture":"`+runtime.GOARCH+`"`)
+		},
+		"no architecture": func(f *fake) ocispec.Descriptor { return f.raw("a", "v1", `{"os":"linux"`) },
+		"a bare index whose second entry fits": func(f *fake) ocispec.Descriptor {
+			fits := f.image("a", "", spec{layers: [][]byte{files("f", "fits")}})
+			f.index("a", "v1", ocispec.MediaTypeImageIndex, bare(f.image("a", "", spec{platform: other})), bare(fits))
+			return fits
+		},
+		"a bare index in a bare index": func(f *fake) ocispec.Descriptor {
+			fits := f.image("a", "", spec{layers: [][]byte{files("f", "fits")}})
+			not := f.index("a", "", ocispec.MediaTypeImageIndex, bare(f.image("a", "", spec{platform: other})))
+			f.index("a", "v1", dockerList, not, f.index("a", "", ocispec.MediaTypeImageIndex, bare(fits)))
+			return fits
+		},
+		"a manifest of an index without a type of its own, served as JSON": func(f *fake) ocispec.Descriptor {
+			fits := f.raw("a", "", `{"os":"linux"`)
+			f.index("a", "v1", ocispec.MediaTypeImageIndex, fits)
+			f.serveAs("application/json", fits)
+			return fits
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, s := newFake(t), newStore(t)
+			want := setUp(f)
+			img, err := s.Pull(t.Context(), Pull{Ref: f.host() + "/a:v1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var m ocispec.Manifest
+			check(json.Unmarshal(f.manifests["a@"+want.Digest.String()].data, &m))
+			if img.ID != m.Config.Digest {
+				t.Errorf("pulled %s, want %s", img.ID, m.Config.Digest)
+			}
+		})
+	}
+}
+
+// unameOf is what uname(1) calls an architecture.
+var unameOf = map[string]string{"amd64": "x86_64", "arm64": "aarch64", "386": "i686"}
+
+// raw puts an image without layers into the registry, whose config begins as given and
+// whose manifest has no media type.
+func (f *fake) raw(name, tag, config string) ocispec.Descriptor {
+	data := []byte(config + `,"rootfs":{"type":"layers","diff_ids":[]}}`)
+	m := with(goodManifest(), "mediaType", nil)
+	m["layers"] = []any{}
+	m["config"] = doc{"mediaType": ocispec.MediaTypeImageConfig, "digest": f.blob(data), "size": len(data)}
+	return f.manifest(name, tag, ocispec.MediaTypeImageManifest, m)
+}
+
+// serveAs changes the content type of what is served under a digest.
+func (f *fake) serveAs(mediaType string, d ocispec.Descriptor) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for ref, m := range f.manifests {
+		if strings.HasSuffix(ref, d.Digest.String()) {
+			m.mediaType = mediaType
+			f.manifests[ref] = m
+		}
+	}
+}
+
+// An index of entries that say nothing is not a licence to fetch without end.
+func TestBareIndexIsBounded(t *testing.T) {
+	f, s := newFake(t), newStore(t)
+	var all []ocispec.Descriptor
+	for i := range 200 {
+		d := f.image("a", "", spec{platform: ocispec.Platform{OS: "linux", Architecture: "s390x"}, salt: fmt.Sprint(i)})
+		d.Platform = nil
+		all = append(all, d)
+	}
+	f.index("a", "v1", ocispec.MediaTypeImageIndex, all...)
+	_, err := s.Pull(t.Context(), Pull{Ref: f.host() + "/a:v1"})
+	if !errors.Is(err, ErrInvalidImage) || !strings.Contains(err.Error(), "do not say what platform") {
+		t.Errorf("got %v", err)
+	}
+	if n := f.count("/manifests/"); n > maxFetched {
+		t.Errorf("%d manifests were fetched, at most %d should be", n, maxFetched)
+	}
+	s.empty(t)
+}
+
+func TestAMD64Level(t *testing.T) {
+	const v2 = "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
+	const v3 = v2 + " abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"
+	for flags, want := range map[string]string{
+		"": "v1", "fpu sse2": "v1", v2: "v2", v3: "v3", "avx512f " + v3: "v3", v3 + " avx512f avx512bw avx512cd avx512dq avx512vl": "v4",
+		"avx avx2 bmi1 bmi2 f16c fma abm movbe xsave": "v1",
+	} {
+		info := "processor\t: 0\nflags\t\t: " + flags + "\nvmx flags\t: none\n\nprocessor\t: 1\nflags\t: other\n"
+		if got := amd64Level(cpuFlags(strings.NewReader(info))); got != want {
+			t.Errorf("%q: %s, want %s", flags, got, want)
 		}
 	}
 }

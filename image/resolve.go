@@ -2,8 +2,10 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/distribution/reference"
@@ -15,6 +17,9 @@ import (
 
 // maxNesting is how deep an index may lie in an index.
 const maxNesting = 4
+
+// maxFetched is how many manifests and indexes may be looked at for one image.
+const maxFetched = 32
 
 // resolved is what a registry has under a reference, before any layer.
 type resolved struct {
@@ -29,6 +34,14 @@ type resolved struct {
 func (r *resolved) add(d digest.Digest, data []byte) {
 	r.blobs[d] = data
 	r.order = append(r.order, d)
+}
+
+// forget drops the blobs that were added after the first n.
+func (r *resolved) forget(n int) {
+	for _, d := range r.order[n:] {
+		delete(r.blobs, d)
+	}
+	r.order = r.order[:n]
 }
 
 // repository is the client for named with a pull's credential.
@@ -57,37 +70,76 @@ func (s *Store) resolve(ctx context.Context, repo *registry.Repository, named re
 		ref = n.Tag()
 	}
 	r := &resolved{blobs: map[digest.Digest][]byte{}}
-	host, expected := s.platform(), ""
-	for depth := 0; r.last == nil; depth++ {
-		if depth == maxNesting {
-			return nil, fmt.Errorf("%w: indexes nested deeper than %d", ErrInvalidImage, maxNesting)
-		}
-		got, err := repo.Manifest(ctx, ref, manifestTypes)
-		if err != nil {
-			return nil, err
-		}
-		m, err := parseManifest(got.MediaType, got.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		if expected != "" && m.MediaType != expected {
-			return nil, fmt.Errorf("%w: the index calls %s %s, it is %s", ErrInvalidImage, got.Digest, expected, m.MediaType)
-		}
-		if depth == 0 {
-			r.target = got.Digest
-		}
-		r.add(got.Digest, got.Bytes)
-		if !m.isIndex() {
-			r.last = m
-			break
-		}
-		next, err := choose(m.Manifests, host)
-		if err != nil {
-			return nil, err
-		}
-		ref, expected = next.Digest.String(), next.MediaType
+	d := descent{repo: repo, host: s.platform(), found: r}
+	return r, d.follow(ctx, ref, "", 0)
+}
+
+// descent follows one reference to the config of an image for host.
+type descent struct {
+	repo    *registry.Repository
+	host    ocispec.Platform
+	found   *resolved
+	fetched int // manifests and indexes
+}
+
+// follow fetches what is under ref, a manifest or an index of type expected ("" for
+// any), and goes on to the config of the first image below it that fits.
+func (d *descent) follow(ctx context.Context, ref, expected string, depth int) error {
+	m, err := d.fetch(ctx, ref, expected, depth)
+	if err != nil {
+		return err
 	}
-	return r, r.fetchConfig(ctx, repo, host)
+	if !m.isIndex() {
+		d.found.last = m
+		return d.found.fetchConfig(ctx, d.repo, d.host)
+	}
+	entries, err := choose(m.Manifests, d.host)
+	if err != nil {
+		return err
+	}
+	var first error
+	for _, entry := range entries {
+		mark := len(d.found.order)
+		err := d.follow(ctx, entry.Digest.String(), entry.MediaType, depth+1)
+		if !errors.Is(err, ErrInvalidImage) || d.fetched > maxFetched {
+			return err
+		}
+		if first == nil {
+			first = err
+		}
+		d.found.forget(mark)
+	}
+	return first
+}
+
+// fetch fetches and reads one manifest or index.
+func (d *descent) fetch(ctx context.Context, ref, expected string, depth int) (*manifest, error) {
+	if depth == maxNesting {
+		return nil, fmt.Errorf("%w: indexes nested deeper than %d", ErrInvalidImage, maxNesting)
+	}
+	if d.fetched++; d.fetched > maxFetched {
+		return nil, fmt.Errorf("%w: it has more than %d manifests and indexes that do not say what platform they are for", ErrInvalidImage, maxFetched)
+	}
+	got, err := d.repo.Manifest(ctx, ref, manifestTypes)
+	if err != nil {
+		return nil, err
+	}
+	mediaType := got.MediaType
+	if slices.Contains(genericTypes, mediaType) {
+		mediaType = expected
+	}
+	m, err := parseManifest(mediaType, got.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if expected != "" && m.MediaType != expected {
+		return nil, fmt.Errorf("%w: the index calls %s %s, it is %s", ErrInvalidImage, got.Digest, expected, m.MediaType)
+	}
+	if depth == 0 {
+		d.found.target = got.Digest
+	}
+	d.found.add(got.Digest, got.Bytes)
+	return m, nil
 }
 
 func (r *resolved) fetchConfig(ctx context.Context, repo *registry.Repository, host ocispec.Platform) error {
