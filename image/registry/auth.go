@@ -1,11 +1,12 @@
 package registry
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
+	"net/http"
+	"net/url"
 	"strings"
-
-	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
 // Credential is what a caller has to identify itself with; the zero value is
@@ -18,30 +19,38 @@ type Credential struct {
 	RegistryToken      string
 }
 
-// forHost is the credential in oras-go's form, empty when ServerAddress names
+// secrets are the parts of a credential that is for this registry.
+type secrets struct {
+	basic         string // base64 of user:password; "" if there is neither
+	identityToken string
+	registryToken string
+}
+
+// forHost returns the parts of the credential, none when ServerAddress names
 // another host. The error never holds any part of the credential.
-func (c Credential) forHost(host string) (auth.Credential, error) {
+func (c Credential) forHost(host string) (secrets, error) {
 	if c.ServerAddress != "" && canonicalHost(c.ServerAddress) != canonicalHost(host) {
-		return auth.EmptyCredential, nil
+		return secrets{}, nil
 	}
+	s := secrets{identityToken: c.IdentityToken, registryToken: c.RegistryToken}
 	user, password := c.Username, c.Password
 	if c.Auth != "" {
 		plain, err := base64.StdEncoding.DecodeString(c.Auth)
 		if err != nil {
-			return auth.EmptyCredential, errors.New("decode auth of the credential: not base64")
+			return secrets{}, errors.New("decode auth of the credential: not base64")
 		}
 		var ok bool
 		if user, password, ok = strings.Cut(string(plain), ":"); !ok {
-			return auth.EmptyCredential, errors.New("decode auth of the credential: not username:password")
+			return secrets{}, errors.New("decode auth of the credential: not username:password")
 		}
 		password = strings.TrimRight(password, "\x00")
 	}
-	return auth.Credential{
-		Username:     user,
-		Password:     password,
-		RefreshToken: c.IdentityToken,
-		AccessToken:  c.RegistryToken,
-	}, nil
+	// One of the two may be empty: some registries take a token as the password
+	// of nobody, or as a name without a password.
+	if user != "" || password != "" {
+		s.basic = base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
+	}
+	return s, nil
 }
 
 // canonicalHost is the host of a server address as people write it: with or
@@ -58,4 +67,90 @@ func canonicalHost(address string) string {
 		return "docker.io"
 	}
 	return host
+}
+
+// ask makes a GET request of the registry and answers its challenge, if it has
+// one. An answer that is a 401 still is for the caller to report.
+func (r *Repository) ask(ctx context.Context, u *url.URL, header http.Header) (*http.Response, error) {
+	get := func(authorization string) (*http.Response, error) {
+		return r.send(ctx, &message{method: http.MethodGet, to: u, header: header, authorization: authorization})
+	}
+	used := r.lastAuthorization()
+	resp, err := get(used)
+	if err != nil || !r.challenged(u, resp) {
+		return resp, err
+	}
+	// One request finds the answer, the others of this pull use it.
+	select {
+	case r.authorizing <- struct{}{}:
+		defer func() { <-r.authorizing }()
+	case <-ctx.Done():
+		resp.Body.Close()
+		return nil, context.Cause(ctx)
+	}
+	if now := r.lastAuthorization(); now != used {
+		drain(resp)
+		used = now
+		if resp, err = get(used); err != nil || !r.challenged(u, resp) {
+			return resp, err
+		}
+	}
+	var refused error
+	for _, c := range usable(resp.Header.Values("Www-Authenticate")) {
+		authorization, err := r.answer(ctx, u, c)
+		if err != nil {
+			refused = errors.Join(refused, err)
+			continue
+		}
+		if authorization == "" || authorization == used {
+			continue
+		}
+		drain(resp)
+		if resp, err = get(authorization); err != nil || !r.challenged(u, resp) {
+			r.setAuthorization(authorization)
+			return resp, err
+		}
+	}
+	if refused != nil {
+		resp.Body.Close()
+		return nil, refused
+	}
+	return resp, nil
+}
+
+// challenged tells whether resp is a 401 of the registry itself. What a
+// redirect leads to has no say in where a credential goes (CVE-2020-15157).
+func (r *Repository) challenged(u *url.URL, resp *http.Response) bool {
+	return resp.StatusCode == http.StatusUnauthorized && sameOrigin(resp.Request.URL, u)
+}
+
+// answer is the Authorization header that answers a challenge, "" if there is
+// none.
+func (r *Repository) answer(ctx context.Context, registry *url.URL, c challenge) (string, error) {
+	if c.scheme == "basic" {
+		if r.secrets.basic == "" {
+			return "", nil
+		}
+		return "Basic " + r.secrets.basic, nil
+	}
+	token := r.secrets.registryToken
+	if token == "" {
+		var err error
+		if token, err = r.fetchToken(ctx, registry, c.params); err != nil {
+			return "", err
+		}
+	}
+	return "Bearer " + token, nil
+}
+
+func (r *Repository) lastAuthorization() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.authorization
+}
+
+func (r *Repository) setAuthorization(a string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.authorization = a
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -28,13 +29,15 @@ type Blob struct {
 	start  int64         // offset since which progress counts
 	body   io.ReadCloser // nil: not connected
 	failed int           // tries in a row without progress
-	broken error         // how the connection ended, when its last bytes were handed out first
+	pace   *pace
+	whole  bool  // the registry refuses ranges: each try begins at the first byte
+	broken error // how the connection ended, when its last bytes were handed out first
 }
 
 // Blob opens the blob for reading. Nothing is asked of the registry before the
 // first Read. ctx is in force until Close.
 func (r *Repository) Blob(ctx context.Context, d digest.Digest, size int64) *Blob {
-	return &Blob{ctx: ctx, repo: r, digest: d, size: size}
+	return &Blob{ctx: ctx, repo: r, digest: d, size: size, pace: newPace(r.Timeout, r.MinRate)}
 }
 
 // Read implements io.Reader. Its errors are those of the package; io.EOF only
@@ -54,24 +57,19 @@ func (b *Blob) Read(p []byte) (int, error) {
 	}
 }
 
-// retry decides whether the blob goes on after err, and waits if so.
+// retry waits before the blob goes on after err, or returns why it does not.
 func (b *Blob) retry(err error) error {
-	progress := b.offset - b.start
-	b.start = b.offset // counted once: the next connection may never come about
-	b.disconnect()
-	if err := ended(b.ctx); err != nil {
-		return err
-	}
-	if !temporary(err) {
-		return fmt.Errorf("blob %s: %w", b.digest, err)
-	}
-	if progress >= minResume {
+	if b.offset-b.start >= minResume {
 		b.failed = 0
 	}
-	if b.failed++; b.failed >= tries {
-		return fmt.Errorf("blob %s, after %d of %d bytes: %w", b.digest, b.offset, b.size, err)
+	b.start = b.offset // counted once: the next connection may never come about
+	b.disconnect()
+	if over := b.pace.again(b.ctx, err, &b.failed); over != nil && ended(b.ctx) == nil {
+		return fmt.Errorf("blob %s, after %d of %d bytes: %w", b.digest, b.offset, b.size, over)
+	} else if over != nil {
+		return ended(b.ctx)
 	}
-	return pause(b.ctx, b.failed)
+	return nil
 }
 
 // readOnce reads from one connection. No bytes and no error is possible, at the
@@ -110,18 +108,14 @@ func (b *Blob) readOnce(p []byte) (int, error) {
 
 // connect asks for the blob from offset on.
 func (b *Blob) connect() error {
-	header := http.Header{}
-	if b.offset > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.offset, b.size-1))
-	}
-	resp, err := b.repo.get(b.ctx, "blobs/"+b.digest.String(), header, []int{http.StatusOK, http.StatusPartialContent})
+	resp, err := b.request()
 	if err != nil {
 		return err
 	}
 	if resp.StatusCode == http.StatusPartialContent {
 		if want := fmt.Sprintf("bytes %d-", b.offset); !strings.HasPrefix(resp.Header.Get("Content-Range"), want) {
 			resp.Body.Close()
-			return fmt.Errorf("registry answered with another range than the one from byte %d: %q", b.offset, resp.Header.Get("Content-Range"))
+			return fmt.Errorf("registry answered with another range than the one from byte %d: %s", b.offset, Quote(resp.Header.Get("Content-Range")))
 		}
 		b.body = resp.Body
 		return nil
@@ -141,6 +135,24 @@ func (b *Blob) connect() error {
 	b.body = resp.Body
 	return nil
 }
+
+// request asks for the rest of the blob or, where that is refused, for all of it.
+func (b *Blob) request() (*http.Response, error) {
+	path := "blobs/" + b.digest.String()
+	if b.offset > 0 && !b.whole {
+		header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", b.offset, b.size-1)}}
+		resp, err := b.repo.get(b.ctx, b.pace, path, header, slices.Concat(refusals, []int{http.StatusOK, http.StatusPartialContent}))
+		if err != nil || !slices.Contains(refusals, resp.StatusCode) {
+			return resp, err
+		}
+		drain(resp)
+		b.whole = true
+	}
+	return b.repo.get(b.ctx, b.pace, path, http.Header{}, []int{http.StatusOK})
+}
+
+// refusals are the answers of storage that takes no Range header.
+var refusals = []int{http.StatusBadRequest, http.StatusForbidden, http.StatusRequestedRangeNotSatisfiable, http.StatusNotImplemented}
 
 func (b *Blob) disconnect() {
 	if b.body != nil {

@@ -2,16 +2,18 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
-
-	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
 // Errors that callers tell apart.
@@ -26,9 +28,6 @@ var (
 	ErrUnavailable = errors.New("registry is unavailable")
 )
 
-// errStalled is the cause of a request that Timeout ended.
-var errStalled = errors.New("no progress")
-
 // maxErrorBody bounds what is read of an error answer.
 const maxErrorBody = 8 << 10
 
@@ -36,42 +35,74 @@ const maxErrorBody = 8 << 10
 // closes its body.
 func statusError(resp *http.Response) error {
 	defer resp.Body.Close()
-	var body struct {
-		Errors errcode.Errors `json:"errors"`
-	}
-	said := resp.Status
 	data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	if json.Unmarshal(data, &body) == nil && len(body.Errors) > 0 {
-		said += ": " + body.Errors.Error()
+	what := strings.TrimSpace(fmt.Sprintf("%s %s: %d %s", resp.Request.Method, show(resp.Request.URL), resp.StatusCode, http.StatusText(resp.StatusCode)))
+	if said := complaint(data); said != "" {
+		what += ": " + Quote(said)
 	}
-	what := fmt.Sprintf("%s %s: %s", resp.Request.Method, resp.Request.URL.Redacted(), said)
 	switch code := resp.StatusCode; {
 	case code == http.StatusNotFound:
 		return fmt.Errorf("%w: %s", ErrNotFound, what)
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		return fmt.Errorf("%w: %s", ErrUnauthorized, what)
 	case code >= 500, code == http.StatusTooManyRequests, code == http.StatusRequestTimeout:
-		return &temporaryError{fmt.Errorf("%w: %s", ErrUnavailable, what)}
+		err := fmt.Errorf("%w: %s", ErrUnavailable, what)
+		if after := retryAfter(resp, time.Now()); after > 0 {
+			return &busyError{fmt.Errorf("%w, it asks to wait %s", err, after), after}
+		}
+		return err
 	}
 	return fmt.Errorf("unexpected answer of the registry: %s", what)
 }
 
-// requestError names what went wrong with a request that got no answer. What
-// never reached the wire is the token flow's own refusal.
+// complaint is what the body of an error answer says (distribution-spec 1.1,
+// "Error Codes"), "" if it is of another form.
+func complaint(body []byte) string {
+	var answer struct {
+		Errors []struct{ Code, Message string } `json:"errors"`
+	}
+	if json.Unmarshal(body, &answer) != nil {
+		return ""
+	}
+	var all []string
+	for _, e := range answer.Errors {
+		all = append(all, strings.Trim(strings.ToLower(strings.ReplaceAll(e.Code, "_", " "))+": "+e.Message, ": "))
+	}
+	return strings.Join(all, "; ")
+}
+
+// busyError is an answer that names the time after which to try again.
+type busyError struct {
+	error
+	after time.Duration
+}
+
+func (e *busyError) Unwrap() error { return e.error }
+
+// retryAfter reads a Retry-After header (RFC 9110, 10.2.3): seconds or a date.
+func retryAfter(resp *http.Response, now time.Time) time.Duration {
+	text := resp.Header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return max(0, at.Sub(now)).Round(time.Second)
+	}
+	return 0
+}
+
+// requestError names what went wrong with a request that got no answer, unless
+// it has its name already.
 func requestError(ctx context.Context, err error) error {
-	var wire *url.Error
-	var answer *errcode.ErrorResponse
 	switch {
-	case ended(ctx) != nil, errors.Is(err, errStalled):
-		return transportError(ctx, err)
+	case ended(ctx) != nil:
+		return ended(ctx)
 	case errors.Is(err, errForeign):
 		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
-	case errors.As(err, &wire):
-		return transportError(ctx, err)
-	case errors.As(err, &answer) && (answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests):
-		return &temporaryError{fmt.Errorf("%w: token server: %w", ErrUnavailable, err)}
+	case errors.Is(err, ErrUnauthorized), errors.Is(err, ErrUnavailable), errors.Is(err, ErrNotFound):
+		return err
 	}
-	return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	return transportError(ctx, err)
 }
 
 // transportError names what went wrong on the wire. The caller's own deadline
@@ -80,7 +111,7 @@ func transportError(ctx context.Context, err error) error {
 	if err := ended(ctx); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", ErrUnavailable, &wireError{err})
 }
 
 // ended tells whether the caller's context is over. A deadline may have made a
@@ -95,17 +126,37 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// temporaryError marks an answer after which the same request may succeed.
-type temporaryError struct{ err error }
+// wireError is an error of net/http, which may repeat what came in raw.
+type wireError struct{ err error }
 
-func (e *temporaryError) Error() string { return e.err.Error() }
-func (e *temporaryError) Unwrap() error { return e.err }
+func (e *wireError) Error() string { return bound(escape(withoutQuery(e.err.Error()))) }
+func (e *wireError) Unwrap() error { return e.err }
 
 // temporary tells whether trying again makes sense: after a server error, or a
-// connection that broke. A refused connection, an unknown host and a timeout
-// that has already been waited for are final: the kubelet tries again itself.
+// connection that broke in whatever way. What needs somebody to change
+// something is final, and so is what has been waited for already: the kubelet
+// tries again itself.
 func temporary(err error) bool {
-	var t *temporaryError
-	return errors.As(err, &t) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
-		errors.Is(err, syscall.ECONNRESET)
+	if !errors.Is(err, ErrUnavailable) {
+		return false
+	}
+	if errors.Is(err, syscall.ETIMEDOUT) { // a connection that died, to net.Error a timeout
+		return true
+	}
+	for _, final := range []error{errStalled, errRedirect, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
+		if errors.Is(err, final) {
+			return false
+		}
+	}
+	var name *net.DNSError
+	var cert *tls.CertificateVerificationError
+	var plain tls.RecordHeaderError
+	var late net.Error
+	return !errors.As(err, &name) && !errors.As(err, &cert) && !errors.As(err, &plain) && (!errors.As(err, &late) || !late.Timeout())
+}
+
+// show is a URL for people: without its query, which may be a signature that
+// lets whoever reads it fetch the content, and without user and fragment.
+func show(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
 }

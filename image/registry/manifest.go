@@ -26,19 +26,20 @@ type Manifest struct {
 // proven by it. accept are the media types that the caller understands.
 func (r *Repository) Manifest(ctx context.Context, ref string, accept []string) (Manifest, error) {
 	header := http.Header{"Accept": {strings.Join(accept, ", ")}}
-	for try := 1; ; try++ {
-		m, err := r.manifestOnce(ctx, ref, header)
-		if err == nil || try == tries || !temporary(err) {
-			return m, err
+	p := newPace(r.Timeout, r.MinRate)
+	for failed := 0; ; {
+		m, err := r.manifestOnce(ctx, p, ref, header)
+		if err == nil {
+			return m, nil
 		}
-		if err := pause(ctx, try); err != nil {
+		if err := p.again(ctx, err, &failed); err != nil {
 			return Manifest{}, err
 		}
 	}
 }
 
-func (r *Repository) manifestOnce(ctx context.Context, ref string, header http.Header) (Manifest, error) {
-	resp, err := r.get(ctx, "manifests/"+ref, header, []int{http.StatusOK})
+func (r *Repository) manifestOnce(ctx context.Context, p *pace, ref string, header http.Header) (Manifest, error) {
+	resp, err := r.get(ctx, p, "manifests/"+ref, header, []int{http.StatusOK})
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -55,12 +56,11 @@ func (r *Repository) manifestOnce(ctx context.Context, ref string, header http.H
 		return Manifest{}, fmt.Errorf("registry lies about manifest %s: the digest of what it sent is %s", ref, m.Digest)
 	}
 	if said := resp.Header.Get("Docker-Content-Digest"); said != "" && said != m.Digest.String() {
-		return Manifest{}, fmt.Errorf("registry lies about manifest %s: it says %q, the digest of what it sent is %s", ref, said, m.Digest)
+		return Manifest{}, fmt.Errorf("registry lies about manifest %s: it says %s, the digest of what it sent is %s", ref, Quote(said), m.Digest)
 	}
-	if t := resp.Header.Get("Content-Type"); t != "" {
-		if m.MediaType, _, err = mime.ParseMediaType(t); err != nil {
-			return Manifest{}, fmt.Errorf("content type %q of manifest %s: %w", t, ref, err)
-		}
+	// A header that is no media type says as little as none.
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil {
+		m.MediaType = kind
 	}
 	return m, nil
 }
