@@ -18,8 +18,9 @@ import (
 
 // Registries is how registries are spoken to.
 type Registries struct {
-	PlainHTTP []string      // hosts (host or host:port) spoken to in plain HTTP; loopback hosts always are
+	PlainHTTP []string      // hosts (host or host:port) spoken to in plain HTTP
 	Timeout   time.Duration // without progress, until a pull is given up; 0: one minute
+	MinRate   int64         // bytes per second, over Timeout, that count as progress; 0: registry.DefaultMinRate
 }
 
 // parallel is how many layers are downloaded at once, by all pulls together.

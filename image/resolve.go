@@ -55,6 +55,7 @@ func (s *Store) repository(named reference.Named, a Auth) (*registry.Repository,
 		PlainHTTP:  how.PlainHTTP,
 		Credential: registry.Credential(a),
 		Timeout:    how.Timeout,
+		MinRate:    how.MinRate,
 	}
 	return r, r.Open()
 }

@@ -20,6 +20,9 @@ const maxSocketPath = 107
 // maxNofile is the kernel's default for fs.nr_open: no limit may be higher.
 const maxNofile = 1 << 20
 
+// maxMinRate is the most that a registry may be asked for, in bytes per second.
+const maxMinRate = 100 << 20
+
 var (
 	handlerName  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`) // as RuntimeClass demands
 	registryHost = regexp.MustCompile(`^(\[[0-9a-fA-F:]+\]|[a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?)(:[0-9]{1,5})?$`)
@@ -59,6 +62,8 @@ func check(c config, file string, lines map[string]int) error {
 		k.that(registryHost.MatchString(host), "image.plain_http", "%q is no host or host:port", host)
 	}
 	k.between("image.pull_timeout", c.Image.PullTimeout, time.Second, time.Hour)
+	rate := c.Image.PullMinRate
+	k.that(rate >= 1 && rate <= maxMinRate, "image.pull_min_rate", "%d is not within 1 to %d", rate, maxMinRate)
 
 	nofile := c.Container.Nofile
 	k.that(nofile >= 64 && nofile <= maxNofile, "container.nofile", "%d is not within 64 to %d", nofile, maxNofile)

@@ -61,6 +61,7 @@ type networkConfig struct {
 type imageConfig struct {
 	PlainHTTP   []string `toml:"plain_http" json:"plain_http"`
 	PullTimeout duration `toml:"pull_timeout" json:"pull_timeout"`
+	PullMinRate int64    `toml:"pull_min_rate" json:"pull_min_rate"`
 }
 
 type containerConfig struct {
@@ -86,7 +87,11 @@ func (d *duration) UnmarshalText(text []byte) error {
 func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
 func (c config) registries() image.Registries {
-	return image.Registries{PlainHTTP: c.Image.PlainHTTP, Timeout: time.Duration(c.Image.PullTimeout)}
+	return image.Registries{
+		PlainHTTP: c.Image.PlainHTTP,
+		Timeout:   time.Duration(c.Image.PullTimeout),
+		MinRate:   c.Image.PullMinRate,
+	}
 }
 
 func (c config) network() *cni.Network {

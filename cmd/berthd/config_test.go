@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 
 			UnprivilegedPorts: true, UnprivilegedPing: true,
 		},
-		Image:     imageConfig{PlainHTTP: []string{}, PullTimeout: duration(time.Minute)},
+		Image:     imageConfig{PlainHTTP: []string{}, PullTimeout: duration(time.Minute), PullMinRate: 10 << 10},
 		Container: containerConfig{Nofile: 1 << 20},
 		Streaming: streamingConfig{Address: "127.0.0.1:0"},
 	}
@@ -103,6 +103,7 @@ bin_dirs = ["/opt/cni/bin"]
 [image]
 plain_http = ["registry.local", "10.0.0.1:5000", "[::1]:5000"]
 pull_timeout = "1h"
+pull_min_rate = 1
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -115,6 +116,7 @@ pull_timeout = "1h"
 	want.Network.BinDirs = []string{"/opt/cni/bin"}
 	want.Image.PlainHTTP = []string{"registry.local", "10.0.0.1:5000", "[::1]:5000"}
 	want.Image.PullTimeout = duration(time.Hour)
+	want.Image.PullMinRate = 1
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)
 	}
@@ -133,6 +135,8 @@ func TestWrongFiles(t *testing.T) {
 		{"number for a duration", "[network]\ntimeout = 90", "f.toml:2: network.timeout: "},
 		{"no duration", "[image]\npull_timeout = '1 minute'", `f.toml:2: image.pull_timeout: toml: "1 minute" is no duration`},
 		{"negative duration", "[image]\npull_timeout = '-1s'", "f.toml:2: image.pull_timeout: -1s is not within 1s to 1h0m0s"},
+		{"no rate", "[image]\npull_min_rate = 0", "f.toml:2: image.pull_min_rate: 0 is not within 1 to 104857600"},
+		{"rate of no network", "[image]\npull_min_rate = 1000000000", "f.toml:2: image.pull_min_rate: 1000000000 is not within"},
 		{"endless duration", "[runtime]\n\ntimeout = '2h'", "f.toml:3: runtime.timeout: 2h0m0s is not within"},
 		{"negative number", "[container]\nnofile = -1", "f.toml:2: container.nofile: "},
 		{"too few files", "[container]\nnofile = 3", "f.toml:2: container.nofile: 3 is not within"},

@@ -20,7 +20,7 @@ import (
 )
 
 // liveKeys are those whose change needs no restart.
-var liveKeys = []string{"image.plain_http", "image.pull_timeout", "network.builtin"}
+var liveKeys = []string{"image.plain_http", "image.pull_min_rate", "image.pull_timeout", "network.builtin"}
 
 // settings are the configuration in use and what follows its changes.
 type settings struct {
