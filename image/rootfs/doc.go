@@ -17,5 +17,5 @@
 //
 // Read in this order: extract.go (one entry after the other), entry.go (each
 // kind of entry), whiteout.go, resolve.go (where a name leads), attr.go,
-// implied.go, mount.go, users.go.
+// implied.go, mount.go, users.go, copy.go (what a volume begins with).
 package rootfs
