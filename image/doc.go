@@ -11,7 +11,8 @@
 //	images/<hash(ref)>.json one record per reference; written last, removed first
 //	containers/<id>/        {root.json, upper, work, empty}: writable layers, and
 //	                        views/<image id>/ of the same kind, of images that the
-//	                        container has mounted beside its root
+//	                        container has mounted beside its root, and volumes/<n>,
+//	                        the volumes of its image
 //	trees/<boot id>/<diffID>/{root, tree.json}  layers extracted: a cache that is
 //	                        never synced and so is of one boot
 //	ingest/ trash/          what is being made, and what is being deleted
@@ -35,5 +36,5 @@
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), keyed.go (one at a time), claim.go (who needs what), record.go, open.go, ref.go, names.go, manifest.go,
 // platform.go, resolve.go, pull.go, ingest.go, watch.go, tree.go, root.go,
-// view.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
+// view.go, volumes.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

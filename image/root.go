@@ -201,7 +201,7 @@ func (s *Store) rootLayers(ctx context.Context, img *Image) ([]rootfs.Layer, err
 	return layers, nil
 }
 
-// RemoveRoot deletes the writable layer and the views of the container in the
+// RemoveRoot deletes the writable layer, the views and the volumes of the container in the
 // background, and what only they kept; nil if there is none. Their mounts should
 // be gone.
 func (s *Store) RemoveRoot(ctx context.Context, id string) error {

@@ -140,7 +140,7 @@ func (s *Store) measure(ctx context.Context, id string) error {
 	now := *m
 	s.survey.mu.Unlock()
 
-	err := now.update(ctx, s.path(containersDir, id, "upper"))
+	err := now.update(ctx, s.path(containersDir, id, "upper"), s.path(containersDir, id, volumesDir))
 
 	s.survey.mu.Lock()
 	defer s.survey.mu.Unlock()
@@ -154,21 +154,25 @@ func (s *Store) measure(ctx context.Context, id string) error {
 	return err
 }
 
-// update measures the layer whose upper directory is at path, unless nothing was
-// written since.
-func (m *measured) update(ctx context.Context, path string) error {
+// update measures the layer whose upper directory is at upper, with its volumes,
+// unless nothing was written since.
+func (m *measured) update(ctx context.Context, upper, volumes string) error {
 	at := time.Now()
 	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return &os.PathError{Op: "statfs", Path: path, Err: err}
+	if err := unix.Statfs(upper, &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: upper, Err: err}
 	}
 	free := freeSpace{st.Bfree, st.Ffree}
 	if free != m.free || at.Sub(m.walked) >= surveyFaith {
-		bytes, inodes, err := walk(ctx, path)
+		bytes, inodes, err := walk(ctx, upper)
 		if err != nil {
 			return err
 		}
-		m.usage.Bytes, m.usage.Inodes = bytes, inodes
+		more, moreInodes, err := walk(ctx, volumes)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // most images have none
+			return err
+		}
+		m.usage.Bytes, m.usage.Inodes = bytes+more, inodes+moreInodes
 		m.walked, m.took, m.free = at, time.Since(at), free
 	}
 	m.usage.At = at

@@ -212,7 +212,7 @@ func TestSurveySkipsWhatNobodyWrote(t *testing.T) {
 		t.Helper()
 		at, bytes := m.usage.At, m.usage.Bytes
 		m.usage.Bytes = 42 // what a walk would put right
-		if err := m.update(t.Context(), dir); err != nil {
+		if err := m.update(t.Context(), dir, filepath.Join(dir, "none")); err != nil {
 			t.Fatal(err)
 		}
 		if walked := m.usage.Bytes != 42; walked != walks {

@@ -117,7 +117,7 @@ type Start struct {
 	Container
 	Spec  *specs.Spec         // root.path = RootFS(); written to Dir/config.json with the ociVersion the runtime takes
 	Root  *os.File            // detached mount of the root filesystem, attached at RootFS()
-	Views map[string]*os.File // detached mounts of images, attached at View(name); at most MaxViews
+	Views map[string]*os.File // detached mounts of images, at most MaxViews, and of the directory of volumes, attached at View(name)
 	Log   *os.File            // CRI log, opened for appending; nil: output is read and dropped
 	Stdin bool                // an open stdin; else /dev/null
 

@@ -140,9 +140,16 @@ func (c *Container) make(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, fs.close()) }()
+	volumes, err := volumesOf(img, c.config.GetMounts(), fs.root)
+	if err != nil {
+		return err
+	}
+	if err := c.mountVolumes(ctx, &w, fs, volumes); err != nil {
+		return err
+	}
 	var spec *specs.Spec
 	err = w.effect(ctx, "spec", func() error {
-		if spec, err = c.describe(ctx, img, fs, mounted); err != nil {
+		if spec, err = c.describe(ctx, img, fs, mounted, volumes); err != nil {
 			return err
 		}
 		return writeJSON(filepath.Join(c.dir, specFile), spec)
@@ -155,6 +162,7 @@ func (c *Container) make(ctx context.Context) (err error) {
 		rec.Image = imageRecord{ID: img.ID, Layers: img.Layers, StopSignal: img.Config.Config.StopSignal}
 		rec.Image.Name, rec.Image.Ref = img.Names(askedFor(c.config.GetImage()))
 		rec.Mounted = mounted
+		rec.Volumes = volumes
 		rec.User = spec.Process.User
 		rec.Resources = c.pod.pods.node.effective(c.config.GetLinux().GetResources())
 		rec.Steps = w.steps
@@ -169,11 +177,12 @@ func askedFor(spec *runtimeapi.ImageSpec) string {
 
 // describe makes the container's spec of its config, its filesystems and the
 // host.
-func (c *Container) describe(ctx context.Context, img *image.Image, fs filesystems, mounted map[int]imageRecord) (*specs.Spec, error) {
+func (c *Container) describe(ctx context.Context, img *image.Image, fs filesystems, mounted map[int]imageRecord, volumes []string) (*specs.Spec, error) {
 	facts, err := gather(ctx, c.pod.config, c.config, c.pod.hostname(), img, fs.root, c.pod.pods.node)
 	if err != nil {
 		return nil, err
 	}
+	facts.Volumes = volumes
 	if err := c.lookInto(fs.views, mounted, facts.HostPaths); err != nil {
 		return nil, err
 	}

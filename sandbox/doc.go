@@ -50,7 +50,7 @@
 //
 // validate.go, sysctls.go and validate_container.go say what is accepted, node.go what the machine
 // can give, facts.go gathers what a spec needs from host and image, spec.go is pure.
-// What a container has: resources.go, devices.go, mounts.go, views.go (images). Who its
+// What a container has: resources.go, devices.go, mounts.go, views.go (images), volumes.go. Who its
 // process is: security.go and what it calls, user.go, capabilities.go, seccomp.go,
 // seccomp_default.go, apparmor.go, selinux.go, privileged.go.
 package sandbox

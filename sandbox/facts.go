@@ -17,6 +17,7 @@ type Facts struct {
 	Image        ocispec.ImageConfig // of it, labels and annotations are never instructions
 	User         specs.User
 	HostPaths    []string // of the config's mounts, in their order, symlinks resolved; those of images are in their views
+	Volumes      []string // paths of the image's volumes that the container has
 	Hostname     string
 	Capabilities []string // that the node can give
 	NoFile       uint64

@@ -19,6 +19,8 @@ const (
 	resolvFile   = "resolv.conf"
 )
 
+var podFileNames = []string{hostsFile, hostnameFile, resolvFile}
+
 // upstreamResolv names the real servers where /etc/resolv.conf names a stub of
 // systemd-resolved, which listens on the host's loopback alone.
 const upstreamResolv = "/run/systemd/resolve/resolv.conf"

@@ -144,7 +144,10 @@ func configMounts(config *runtimeapi.ContainerConfig, hostPaths []string) []spec
 		}
 	}
 	slices.SortStableFunc(list, func(a, b specs.Mount) int {
-		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+		return compareDepth(a.Destination, b.Destination)
 	})
 	return list
 }
+
+// compareDepth sorts clean absolute paths, parents before children.
+func compareDepth(a, b string) int { return strings.Count(a, "/") - strings.Count(b, "/") }

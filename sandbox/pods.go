@@ -97,7 +97,12 @@ type Images interface {
 	// View is img as a detached read-only mount for container id, which has a
 	// writable layer, and lasts as long as that. Otherwise it is as Root.
 	View(ctx context.Context, id string, img *image.Image, users *image.Users) (*os.File, error)
-	// RemoveRoot deletes the writable layer and the views; nil if there is none.
+	// Volumes makes the directories i that begin with what root, the container's,
+	// has at paths[i], and returns the directory that holds them as a detached
+	// mount. They last as long as the writable layer. Otherwise it is as Root.
+	Volumes(ctx context.Context, id string, root *os.File, paths []string, users *image.Users) (*os.File, error)
+	// RemoveRoot deletes the writable layer, the views and the volumes; nil if there
+	// is none.
 	RemoveRoot(ctx context.Context, id string) error
 	// Roots lists the ids that have a writable layer.
 	Roots() []string

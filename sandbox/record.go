@@ -56,6 +56,7 @@ type containerRecord struct {
 
 	State     containerState
 	Mounted   map[int]imageRecord `json:",omitempty"` // by their index, the mounts of the config that are of images
+	Volumes   []string            `json:",omitempty"` // the image's that it has, in the order of their directories
 	Resources *resources          `json:",omitempty"` // what it may use; nil in records older than this field: what its config says
 	Undo      *oci.Limits         `json:",omitempty"` // what an update under way has to put back if it does not succeed
 	Pid       int                 // on the host, while it runs

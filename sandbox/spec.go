@@ -34,7 +34,7 @@ func Spec(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts 
 	spec := &specs.Spec{
 		Process: process,
 		Root:    &specs.Root{Path: c.RootFS(), Readonly: sc.GetReadonlyRootfs()},
-		Mounts:  mounts(p, config, facts.HostPaths),
+		Mounts:  mounts(p, c, config, facts),
 		Linux: &specs.Linux{
 			CgroupsPath:   c.Cgroup,
 			Namespaces:    namespaces(p, c, sc.GetNamespaceOptions()),
@@ -166,11 +166,11 @@ func namespaces(p oci.Pod, c oci.Container, options *runtimeapi.NamespaceOption)
 	return list
 }
 
-// mounts: the usual ones, then the pod's files, then the config's, parents
-// before children. What the config mounts itself replaces what would be there.
-// The image's volumes are directories of the container's own writable layer.
-func mounts(p oci.Pod, config *runtimeapi.ContainerConfig, hostPaths []string) []specs.Mount {
-	own := configMounts(config, hostPaths)
+// mounts: the image's volumes, then the usual ones, then the pod's files, then the
+// config's, parents before children. What the config mounts itself replaces what
+// would be there.
+func mounts(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts Facts) []specs.Mount {
+	own := configMounts(config, facts.HostPaths)
 	shm := "/dev/shm"
 	if !p.HostIPC {
 		shm = p.Shm()
@@ -186,7 +186,7 @@ func mounts(p oci.Pod, config *runtimeapi.ContainerConfig, hostPaths []string) [
 	}
 	// Read-only: they are one file for all containers of the pod, on a tmpfs that
 	// the records of all pods share.
-	for _, name := range []string{hostsFile, hostnameFile, resolvFile} {
+	for _, name := range podFileNames {
 		usual = append(usual, specs.Mount{
 			Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(p.Dir, name),
 			Options: []string{"bind", "rprivate", "nosuid", "noexec", "nodev", "ro"},
@@ -196,7 +196,7 @@ func mounts(p oci.Pod, config *runtimeapi.ContainerConfig, hostPaths []string) [
 		return slices.ContainsFunc(own, func(o specs.Mount) bool { return beneath(m.Destination, o.Destination) })
 	})
 	mapMounts(p.Users, usual)
-	return append(usual, own...)
+	return slices.Concat(volumeMounts(c, facts.Volumes), usual, own)
 }
 
 // beneath says whether dir is parent or lies in it; both are clean.

@@ -81,6 +81,9 @@ func TestSpec(t *testing.T) {
 				facts.AppArmor = "profile"
 				facts.ProcessLabel, facts.MountLabel = "u:r:container_t:s0:c1,c2", "u:r:container_file_t:s0:c1,c2"
 			}
+			if name == "mounts" {
+				facts.Volumes = []string{"/srv", "/etc/app"}
+			}
 			for _, m := range config.GetMounts() {
 				facts.HostPaths = append(facts.HostPaths, "/resolved"+m.GetHostPath())
 			}

@@ -101,6 +101,9 @@ func (c *Container) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.mountVolumes(ctx, &w, fs, rec.Volumes); err != nil {
+		return errors.Join(err, fs.close())
+	}
 	s := oci.Start{Container: c.oci(), Spec: spec, Root: fs.root, Views: fs.views, Stdin: c.config.GetStdin(), Target: target}
 	defer func() {
 		if err := errors.Join(fs.close(), closeFiles(s.Log)); err != nil { // the runtime has its own

@@ -76,7 +76,7 @@ func (c *Container) imagesMounted() (map[int]imageRecord, error) {
 // filesystems are those that a container starts with, as detached mounts.
 type filesystems struct {
 	root  *os.File
-	views map[string]*os.File // of the images that are mounted, one of each, by name
+	views map[string]*os.File // what is mounted beside it, by the name that oci has for it: images, and the volumes
 }
 
 // viewName is what oci calls the view of an image.

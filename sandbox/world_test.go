@@ -430,6 +430,16 @@ func (s store) View(ctx context.Context, id string, img *image.Image, users *ima
 	return os.Open(s.rootFS)
 }
 
+func (s store) Volumes(ctx context.Context, id string, root *os.File, paths []string, users *image.Users) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.roots[id] {
+		return nil, fmt.Errorf("volumes of %s, which has no root", id)
+	}
+	s.views[id+"/"+volumesView] = true
+	return os.Open(s.rootFS)
+}
+
 func (s store) RootUsage(id string) image.Usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
