@@ -2,8 +2,10 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -11,6 +13,8 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"berth/sandbox"
 )
 
 // callLevel is the klog verbosity of the access log.
@@ -36,8 +40,10 @@ func interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerI
 // the call does.
 func intercept(ctx context.Context, method string, subject []any, call func() error) error {
 	began := time.Now()
-	err := toStatus(ctx, guard(method, call))
-	logCall(method, subject, time.Since(began), err)
+	cause := guard(method, call)
+	err := toStatus(ctx, cause)
+	operation := (*sandbox.OperationError)(nil)
+	logCall(method, subject, time.Since(began), err, errors.As(cause, &operation))
 	return err
 }
 
@@ -54,16 +60,17 @@ func guard(method string, call func() error) (err error) {
 }
 
 // logCall writes the access log. A failure that no client asks for is logged
-// always; asking for what is gone is the daily business of a kubelet.
-func logCall(method string, subject []any, took time.Duration, err error) {
+// always, unless it is reported, with more detail, by the operation that failed;
+// asking for what is gone is the daily business of a kubelet.
+func logCall(method string, subject []any, took time.Duration, err error, reported bool) {
 	code := status.Code(err)
 	fields := append([]any{"method", method, "took", took, "code", code}, subject...)
-	switch code {
-	case codes.OK, codes.NotFound, codes.Canceled, codes.Unimplemented:
+	normal := []codes.Code{codes.OK, codes.NotFound, codes.Canceled, codes.Unimplemented}
+	if reported || slices.Contains(normal, code) {
 		klog.V(callLevel).InfoS("CRI call", fields...)
-	default:
-		klog.ErrorS(err, "CRI call", fields...)
+		return
 	}
+	klog.ErrorS(err, "CRI call", fields...)
 }
 
 // subject names what a request is about, as key and value for the log. Nothing

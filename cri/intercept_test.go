@@ -1,10 +1,9 @@
 package cri
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"flag"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -13,28 +12,13 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"berth/sandbox"
+	"berth/test/expect"
 )
 
-// captureLog sends the log, all of it, to the returned buffer until the test
-// ends. Flush before reading.
-func captureLog(t *testing.T) *bytes.Buffer {
-	t.Helper()
-	state := klog.CaptureState()
-	t.Cleanup(state.Restore)
-	var flags flag.FlagSet
-	klog.InitFlags(&flags)
-	for name, value := range map[string]string{"v": "10", "logtostderr": "false", "alsologtostderr": "false", "stderrthreshold": "FATAL"} {
-		if err := flags.Set(name, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	buf := &bytes.Buffer{}
-	klog.SetOutput(buf)
-	return buf
-}
-
 func TestPanicEndsOnlyItsCall(t *testing.T) {
-	logged := captureLog(t)
+	logged := expect.Log(t)
 	info := &grpc.UnaryServerInfo{FullMethod: "/runtime.v1.RuntimeService/Status"}
 	resp, err := interceptUnary(context.Background(), nil, info, func(context.Context, any) (any, error) {
 		panic("a bug")
@@ -87,7 +71,7 @@ func TestAccessLogHoldsNoSecrets(t *testing.T) {
 		for code, fail := range map[codes.Code]error{
 			codes.OK: nil, codes.Canceled: context.Canceled, codes.Unknown: errors.New("broken"),
 		} {
-			logged := captureLog(t)
+			logged := expect.Log(t)
 			info := &grpc.UnaryServerInfo{FullMethod: "/runtime.v1.S/M"}
 			interceptUnary(context.Background(), test.req, info, func(context.Context, any) (any, error) { return nil, fail })
 			klog.Flush()
@@ -99,6 +83,25 @@ func TestAccessLogHoldsNoSecrets(t *testing.T) {
 			if strings.Contains(logged.String(), secret) {
 				t.Errorf("%T: the log holds a secret: %s", test.req, logged)
 			}
+		}
+	}
+}
+
+// What an operation has reported is not reported again.
+func TestFailureIsLoggedOnce(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want int
+	}{
+		{errors.New("broken"), 1},
+		{fmt.Errorf("start container: %w", &sandbox.OperationError{Operation: "start", Err: errors.New("broken")}), 0},
+	} {
+		logged := expect.Log(t)
+		info := &grpc.UnaryServerInfo{FullMethod: "/runtime.v1.S/M"}
+		interceptUnary(context.Background(), nil, info, func(context.Context, any) (any, error) { return nil, test.err })
+		klog.Flush()
+		if n := strings.Count("\n"+logged.String(), "\nE"); n != test.want {
+			t.Errorf("%v: %d errors in the log, want %d:\n%s", test.err, n, test.want, logged)
 		}
 	}
 }

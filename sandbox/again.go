@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"k8s.io/klog/v2"
 )
 
 // retries are the background tries of what would not go.
@@ -45,9 +43,7 @@ func backoff(n int) time.Duration {
 // again tries a stop or removal again after a pause.
 func (p *Pod) again(v verb, do func(context.Context) error) {
 	p.pods.retry(&p.mu, &p.retries, func(ctx context.Context) {
-		if err := p.do(ctx, v, do); err != nil {
-			klog.ErrorS(err, "Trying again in the background", "pod", p.id, "operation", v)
-		}
+		_ = p.do(ctx, v, do) // reported, and it tries again itself
 	})
 }
 
@@ -58,8 +54,7 @@ func (c *Container) again(v verb, do func(context.Context) error) {
 		if c.record().State == containerRemoving {
 			v, do = verbRemove, c.remove
 		}
-		if err := c.do(ctx, &flight{verb: v}, operationTimeout, do); err != nil {
-			klog.ErrorS(err, "Trying again in the background", "container", c.id, "operation", v)
+		if err := c.do(ctx, &flight{verb: v}, operationTimeout, do); err != nil { // reported
 			c.again(v, do)
 		}
 	})

@@ -12,6 +12,8 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"berth/test/expect"
 )
 
 // quiet drops the log of tests in which everything goes wrong by plan.
@@ -155,6 +157,45 @@ func TestFailureAtEveryStep(t *testing.T) {
 					})
 				})
 			}
+		}
+	}
+}
+
+// Each operation that fails is in the log once, with what it was done to, the step and
+// the reason, and nothing else is.
+func TestEachFailureIsLoggedOnce(t *testing.T) {
+	for _, op := range operations {
+		for i, effect := range effectsOf(t, op.name, op.before) {
+			if effect == "runtime.Signal" || effect == "record container exit" {
+				continue // the operation goes on without
+			}
+			t.Run(fmt.Sprintf("%s/%d %s", op.name, i, effect), func(t *testing.T) {
+				logged := expect.Log(t)
+				synctest.Test(t, func(t *testing.T) {
+					m := newMachine(t)
+					defer m.end()
+					m.must(op.before...)
+					pass(time.Minute)
+					logged.Reset()
+					m.intend(func(n int, _ string, after bool) fate {
+						if n == i && !after {
+							return failNow
+						}
+						return proceed
+					})
+					m.do(op.name)
+					klog.Flush()
+					lines := strings.Split(strings.TrimSpace(logged.String()), "\n")
+					if len(lines) != 1 {
+						t.Fatalf("%d lines:\n%s", len(lines), logged)
+					}
+					for _, want := range []string{`"Operation failed"`, errInjected.Error(), `namespace="default" name="a"`, `step="` + effect + `"`} {
+						if !strings.Contains(lines[0], want) {
+							t.Errorf("the log lacks %s: %s", want, lines[0])
+						}
+					}
+				})
+			})
 		}
 	}
 }

@@ -152,7 +152,7 @@ func (p *patience) wait(ctx context.Context, done <-chan struct{}) bool {
 func (p *Pod) do(ctx context.Context, v verb, do func(context.Context) error) error {
 	for {
 		f := &flight{verb: v}
-		now, err := p.slot.begin(ctx, p.pods.background, f, operationTimeout, do)
+		now, err := p.slot.begin(ctx, p.pods.background, f, operationTimeout, p.reported(v, nil, do))
 		if err != nil {
 			return err
 		}
@@ -170,7 +170,7 @@ func (p *Pod) do(ctx context.Context, v verb, do func(context.Context) error) er
 
 // begin puts f into the container's slot, or returns the flight that has it.
 func (c *Container) begin(ctx context.Context, f *flight, d time.Duration, do func(context.Context) error) (*flight, error) {
-	return c.slot.begin(ctx, c.pod.pods.background, f, d, do)
+	return c.slot.begin(ctx, c.pod.pods.background, f, d, c.pod.reported(f.verb, c, do))
 }
 
 // do runs f, joining a flight under way that does the same or more. A weaker one

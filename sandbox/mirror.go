@@ -161,7 +161,11 @@ func (ps *Pods) restore() error {
 		}
 		path := filepath.Join(ps.Mirror, entry.Name())
 		if err := ps.restorePod(path, entry.Name()); err != nil {
-			klog.InfoS("Dropping what was mirrored of a pod", "file", path, "reason", err)
+			level := klog.Level(0)
+			if errors.Is(err, errRemoved) {
+				level = 2
+			}
+			klog.V(level).InfoS("Dropping what was mirrored of a pod", "file", path, "reason", err)
 			if err := discard(path); err != nil {
 				return err
 			}
@@ -169,6 +173,9 @@ func (ps *Pods) restore() error {
 	}
 	return nil
 }
+
+// errRemoved: the mirror of a pod outlived it, as it does when a daemon ends at once.
+var errRemoved = errors.New("it was removed")
 
 func (ps *Pods) restorePod(path, name string) (err error) {
 	if strings.HasSuffix(name, ".new") {
@@ -182,7 +189,7 @@ func (ps *Pods) restorePod(path, name string) (err error) {
 		return fmt.Errorf("its file names %q", m.ID)
 	}
 	if m.Boot == ps.boot {
-		return errors.New("it was removed") // in this boot, and the file not yet
+		return errRemoved // in this boot, and the file not yet
 	}
 	p := ps.newPod(m.ID, RunRequest{Config: m.config()})
 	p.rec = m.record(ps.boot)

@@ -96,11 +96,19 @@ type Step struct {
 }
 
 // effect does one thing that outlives the process: every change of the disk and
-// every call of Runtime, Network and Images. It does nothing once ctx has ended.
+// every call of Runtime, Network and Images. It does nothing once ctx has ended. Its
+// error is a *stepError.
 func (ps *Pods) effect(ctx context.Context, name string, do func() error) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	if err := ps.hooked(name, do); err != nil {
+		return &stepError{name, err}
+	}
+	return nil
+}
+
+func (ps *Pods) hooked(name string, do func() error) error {
 	if ps.hook != nil {
 		if err := ps.hook(name, false); err != nil {
 			return err

@@ -152,7 +152,7 @@ func (p *Pod) resume(ctx context.Context) error {
 	default:
 		return nil
 	}
-	_, err := p.slot.begin(ctx, p.pods.background, &flight{verb: v}, operationTimeout, do)
+	_, err := p.slot.begin(ctx, p.pods.background, &flight{verb: v}, operationTimeout, p.reported(v, nil, do))
 	return err
 }
 

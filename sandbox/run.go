@@ -62,7 +62,7 @@ func (ps *Pods) joinOrRun(ctx context.Context, req RunRequest) (*Pod, *flight, e
 		}
 		// It is on its way out, and its place is free.
 	}
-	f, err := p.slot.begin(ctx, ps.background, &flight{verb: verbRun}, operationTimeout, p.run)
+	f, err := p.slot.begin(ctx, ps.background, &flight{verb: verbRun}, operationTimeout, p.reported(verbRun, nil, p.run))
 	if err != nil {
 		return nil, nil, err
 	}
