@@ -15,7 +15,7 @@ type content struct {
 	present bool  // it is on disk, complete
 	size    int64 // bytes; 0 until present
 	tree    treeInfo
-	moving  transfer // of a layer that a pull brings
+	blobs   []digest.Digest // of a layer: the compressed blobs proven to be it
 }
 
 // claim is the right of a record, a writable layer or a pull to find content
@@ -119,7 +119,7 @@ func (s *Store) deleteLayerLocked(d digest.Digest) {
 }
 
 // has tells whether a layer is on disk. The answer stays true for as long as
-// the caller has a claim on it.
+// the caller has a claim on it, and lockLayer: a damaged layer is taken away.
 func (s *Store) has(d digest.Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -29,7 +29,8 @@ const (
 
 // layerMeta is layers/…/meta.json.
 type layerMeta struct {
-	Size int64 `json:"size"` // of layer.tar
+	Size  int64           `json:"size"`  // of layer.tar
+	Blobs []digest.Digest `json:"blobs"` // that were fetched and inflated to it
 }
 
 func (s *Store) path(parts ...string) string {

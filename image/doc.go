@@ -27,14 +27,18 @@
 //     and goes after it.
 //   - A crash between any two steps leaves what Open accepts: content without
 //     a claim is deleted, and a record without its content is withdrawn.
+//   - A layer is used without a fetch only for a compressed blob that was once
+//     fetched and inflated to it (meta.json), never because a config names it.
+//   - No pull waits for what another registry has only promised.
 //
-// Locks: busy (by container, then by layer: who makes it) before slots (how
-// many layers are downloaded) before mu. mu guards the maps and Registries and is
-// held over single renames and unlinks at most, never over the network or data.
-// deleting is held by the deletion under way; survey.mu and Watch.mu are leaves.
+// Locks: busy (who fetches a promise), then slots (how many layers are
+// downloaded), then busy (by container, then by layer: who makes it), then mu.
+// mu guards the maps and Registries and is held over single renames and unlinks at
+// most, never over the network or data. deleting is held by the deletion under
+// way; survey.mu, slots.mu and Watch.mu are leaves.
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), keyed.go (one at a time), claim.go (who needs what), record.go, open.go, ref.go, names.go, manifest.go,
-// platform.go, resolve.go, pull.go, ingest.go, watch.go, tree.go, root.go,
+// platform.go, resolve.go, pull.go, promise.go, slots.go, ingest.go, watch.go, tree.go, root.go,
 // view.go, volumes.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

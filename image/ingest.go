@@ -17,22 +17,18 @@ import (
 )
 
 // ingest downloads one layer, proves it, extracts it and makes it visible. The
-// caller has a claim on it and the lock that makes this the only one to do it.
-// On an error nothing of it stays.
-func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.Declared) (err error) {
-	if err := s.room(d.Size); err != nil {
+// caller has a claim on it and the lock that makes this the only one to fetch
+// what was promised. On an error nothing of it stays.
+func (s *Store) ingest(ctx context.Context, repo *registry.Repository, p promise) (err error) {
+	if err := s.room(p.Size); err != nil {
 		return err
 	}
 	temp, err := s.temp()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.discard(temp))
-		}
-	}()
-	t := s.transfer(d.DiffID)
+	defer func() { err = errors.Join(err, s.discard(temp)) }()
+	t := s.transfer(p)
 	defer func() {
 		if err != nil {
 			t.begin(Waiting) // whoever waits for this layer is the next to try
@@ -48,12 +44,31 @@ func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.D
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	t.begin(Downloading)
-	size, err := s.download(ctx, f, repo, d, t)
+	size, err := s.download(ctx, f, repo, p.Declared, t)
 	if err != nil {
 		return err
 	}
 	t.phase.Store(int32(Extracting))
-	tree := filepath.Join(temp, "tree")
+	if err := s.admit(ctx, temp, f, size, p.Declared); err != nil {
+		return fmt.Errorf("layer %s: %w", p.Digest, err)
+	}
+	t.phase.Store(int32(Done))
+	return nil
+}
+
+// admit puts the proven tar in f, which is in temp, among the layers. If the
+// layer is there already, only the proof is new.
+func (s *Store) admit(ctx context.Context, temp string, f *os.File, size int64, d layer.Declared) error {
+	unlock, err := s.lockLayer(ctx, d.DiffID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if s.has(d.DiffID) {
+		return s.addProof(d)
+	}
+	made, tree := filepath.Join(temp, "layer"), filepath.Join(temp, "tree")
+	blobs := []digest.Digest{d.Digest}
 	var info treeInfo
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
@@ -61,21 +76,20 @@ func (s *Store) ingest(ctx context.Context, repo *registry.Repository, d layer.D
 		return err
 	})
 	group.Go(func() error {
-		meta, err := json.Marshal(layerMeta{Size: size})
+		meta, err := json.Marshal(layerMeta{Size: size, Blobs: blobs})
 		return errors.Join(err, fdatasync(f), writeSynced(filepath.Join(made, "meta.json"), meta), syncDir(made))
 	})
 	if err := group.Wait(); err != nil {
-		return fmt.Errorf("layer %s: %w", d.Digest, err)
+		return err
 	}
 	if err := s.reveal(d.DiffID, tree, made); err != nil {
 		return err
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	l := s.layerLocked(d.DiffID)
-	l.present, l.size, l.tree = true, size, info
-	s.mu.Unlock()
-	t.phase.Store(int32(Done))
-	return s.discard(temp)
+	l.present, l.size, l.tree, l.blobs = true, size, info, blobs
+	return nil
 }
 
 // reveal renames a finished layer and its tree to where they are looked for. A

@@ -23,9 +23,6 @@ type Registries struct {
 	MinRate   int64         // bytes per second, over Timeout, that count as progress; 0: registry.DefaultMinRate
 }
 
-// parallel is how many layers are downloaded at once, by all pulls together.
-const parallel = 4
-
 // Store is a directory of images. Set the exported fields, then Open; after
 // that its methods may be called from any goroutine, until Close.
 type Store struct {
@@ -35,8 +32,8 @@ type Store struct {
 
 	boot    string         // boot id
 	lock    *os.File       // flock, so that two processes never share a store
-	busy    keyed          // "root <id>", "layer <diffID>": who makes it
-	slots   chan struct{}  // one per layer being downloaded
+	busy    keyed          // who makes a root, a layer, or fetches what was promised
+	slots   slots          // of layers being downloaded
 	work    sync.WaitGroup // deletions in the background
 	trashed atomic.Int64   // makes names in trash/ unique
 
@@ -49,6 +46,7 @@ type Store struct {
 	roots   map[string]claim  // by container id
 	layers  map[digest.Digest]*content
 	blobs   map[digest.Digest]*content
+	flights map[promise]*flight // of pulls under way
 }
 
 // Open makes the directory if need be, finishes what a crash left half done,
@@ -65,12 +63,12 @@ func (s *Store) Open(ctx context.Context) (err error) {
 	if s.boot, err = bootID(); err != nil {
 		return err
 	}
-	s.slots = make(chan struct{}, parallel)
 	s.images = map[digest.Digest]*Image{}
 	s.records = map[string]*entry{}
 	s.roots = map[string]claim{}
 	s.layers = map[digest.Digest]*content{}
 	s.blobs = map[digest.Digest]*content{}
+	s.flights = map[promise]*flight{}
 	s.survey = newSurvey()
 	if err := s.makeDirs(); err != nil {
 		return err
@@ -190,7 +188,7 @@ func (s *Store) readLayers() error {
 		if !info.Mode().IsRegular() || info.Size() != meta.Size {
 			return fmt.Errorf("layer.tar has %d bytes instead of %d", info.Size(), meta.Size)
 		}
-		s.layers[d] = &content{present: true, size: meta.Size}
+		s.layers[d] = &content{present: true, size: meta.Size, blobs: meta.Blobs}
 		return nil
 	})
 }

@@ -12,16 +12,15 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
-	"berth/image/layer"
 	"berth/image/registry"
 )
 
 // Pull makes an image visible under p.Ref, asking the registry each time what
-// the reference means now. Layers that the store has, or that another pull is
-// fetching, are not fetched again. When it fails, nothing of it stays.
+// the reference means now. Layers that the store has under the same compressed
+// digest, or that another pull is fetching from the same registry, are not
+// fetched again. When it fails, nothing of it stays.
 //
 // Errors: ErrInvalidReference, ErrNotFound, ErrUnauthorized,
 // ErrRegistryUnavailable, ErrInvalidImage, *SpaceError, ctx's.
@@ -66,42 +65,39 @@ func (s *Store) pull(ctx context.Context, named reference.Named, p Pull) (*Image
 // fetchLayers brings all layers into the store, the largest first: the last one
 // to begin decides when the pull ends.
 func (s *Store) fetchLayers(ctx context.Context, repo *registry.Repository, r *resolved, watch *Watch) error {
-	var todo []layer.Declared
-	seen := map[digest.Digest]bool{}
-	for i, l := range r.last.Layers {
-		if diffID := r.config.RootFS.DiffIDs[i]; !seen[diffID] {
-			seen[diffID] = true
-			todo = append(todo, layer.Declared{Digest: l.Digest, Size: l.Size, DiffID: diffID})
-		}
-	}
-	s.show(watch, todo)
-	slices.SortStableFunc(todo, func(a, b layer.Declared) int { return cmp.Compare(b.Size, a.Size) })
+	promises := r.promises(repo.Host)
+	defer s.join(promises)()
+	s.show(watch, promises)
+	slices.SortStableFunc(promises, func(a, b promise) int { return cmp.Compare(b.Size, a.Size) })
 	group, ctx := errgroup.WithContext(ctx)
-	for _, d := range todo {
-		group.Go(func() error { return s.fetchLayer(ctx, repo, d) })
+	for _, p := range promises {
+		group.Go(func() error { return s.fetchLayer(ctx, repo, p, share{repo.Host, r.target}) })
 	}
 	return group.Wait()
 }
 
 // fetchLayer brings one layer and its tree into the store, or waits for another
-// pull that does.
-func (s *Store) fetchLayer(ctx context.Context, repo *registry.Repository, d layer.Declared) error {
-	unlock, err := s.busy.lock(ctx, "layer "+d.DiffID.String())
+// pull that was promised the same.
+func (s *Store) fetchLayer(ctx context.Context, repo *registry.Repository, p promise, of share) error {
+	unlock, err := s.lockPromise(ctx, p)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if s.has(d.DiffID) {
+	if s.proven(p.Declared) {
 		return nil
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return ctx.Err()
+	release, err := s.slots.take(ctx, of)
+	if err != nil {
+		return err
 	}
-	if err := s.ingest(ctx, repo, d); err != nil {
-		return s.spaceError(err, d.Size)
+	defer release()
+	if s.proven(p.Declared) { // another registry has kept the same promise meanwhile
+		s.transfer(p).phase.Store(int32(Done))
+		return nil
+	}
+	if err := s.ingest(ctx, repo, p); err != nil {
+		return s.spaceError(err, p.Size)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"berth/image/layer"
 	"berth/image/registry"
 )
 
@@ -170,6 +171,21 @@ func (r *resolved) fetchConfig(ctx context.Context, repo *registry.Repository, h
 
 // claim is all that the image needs.
 func (r *resolved) claim() claim { return newClaim(r.config.RootFS.DiffIDs, r.order...) }
+
+// promises are the layers as the registry has them, base layer first and
+// without duplicates.
+func (r *resolved) promises(registry string) []promise {
+	var all []promise
+	seen := map[promise]bool{}
+	for i, l := range r.last.Layers {
+		p := promise{registry, layer.Declared{Digest: l.Digest, Size: l.Size, DiffID: r.config.RootFS.DiffIDs[i]}}
+		if !seen[p] {
+			seen[p] = true
+			all = append(all, p)
+		}
+	}
+	return all
+}
 
 // record is what makes the image visible under ref.
 func (r *resolved) record(ref string, now time.Time) record {

@@ -46,7 +46,7 @@ func (s *Store) extract(ctx context.Context, dir string, tar io.ReaderAt, size i
 // it is there. After a reboot this is where a layer is read for the first time:
 // it is proven again.
 func (s *Store) ensureTree(ctx context.Context, d digest.Digest) (err error) {
-	unlock, err := s.busy.lock(ctx, "layer "+d.String())
+	unlock, err := s.lockLayer(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -96,6 +96,6 @@ func (s *Store) quarantine(d digest.Digest) error {
 	defer s.mu.Unlock()
 	klog.InfoS("Layer is damaged and removed", "diffID", d)
 	l := s.layerLocked(d)
-	l.present, l.size, l.tree = false, 0, treeInfo{}
+	l.present, l.size, l.tree, l.blobs = false, 0, treeInfo{}, nil
 	return s.discard(s.layerPath(d))
 }

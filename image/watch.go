@@ -5,8 +5,6 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
-
-	"berth/image/layer"
 )
 
 // Watch shows how far one pull is. Whoever wants to know asks it when he wants
@@ -41,9 +39,9 @@ const (
 
 // watched is one layer of a Watch.
 type watched struct {
-	layer  layer.Declared
-	had    bool // in the store before the pull
-	moving *transfer
+	promise promise
+	had     bool // in the store before the pull
+	moving  *transfer
 }
 
 // transfer is how far a layer is, written by the one that brings it.
@@ -64,7 +62,7 @@ func (w *Watch) Layers() []LayerProgress {
 	defer w.mu.Unlock()
 	var all []LayerProgress
 	for _, l := range w.layers {
-		p := LayerProgress{Digest: l.layer.Digest, Phase: Phase(l.moving.phase.Load()), Total: l.layer.Size}
+		p := LayerProgress{Digest: l.promise.Digest, Phase: Phase(l.moving.phase.Load()), Total: l.promise.Size}
 		switch {
 		case l.had:
 			p.Phase, p.Bytes = Present, p.Total
@@ -79,26 +77,19 @@ func (w *Watch) Layers() []LayerProgress {
 	return all
 }
 
-// show makes w show the layers, which are claimed. A nil w shows nothing.
-func (s *Store) show(w *Watch, layers []layer.Declared) {
+// show makes w show the layers of a pull that has joined their flights. A nil w
+// shows nothing.
+func (s *Store) show(w *Watch, promises []promise) {
 	if w == nil {
 		return
 	}
-	all := make([]watched, 0, len(layers))
+	all := make([]watched, 0, len(promises))
 	s.mu.Lock()
-	for _, d := range layers {
-		l := s.layerLocked(d.DiffID)
-		all = append(all, watched{layer: d, had: l.present, moving: &l.moving})
+	for _, p := range promises {
+		all = append(all, watched{promise: p, had: s.provenLocked(p.Declared), moving: &s.flights[p].moving})
 	}
 	s.mu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.layers = all
-}
-
-// transfer is what a pull that brings the layer counts in; it is claimed.
-func (s *Store) transfer(d digest.Digest) *transfer {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return &s.layerLocked(d).moving
 }
