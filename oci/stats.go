@@ -32,9 +32,9 @@ type Usage struct {
 type PodUsage struct {
 	Usage
 	// Processes are those of the pod and its containers, without zombies. Of a
-	// container with cgroups below its own (a systemd in it), they are the kernel's
-	// count of its threads, which needs no walk; the kubelet's own count of such a
-	// container leaves out what is below.
+	// container with a tree of cgroups below its own (a systemd in it), they are the
+	// kernel's count of its threads, which needs no walk; the kubelet's own count of
+	// such a container leaves out what is below.
 	Processes  uint64
 	Interfaces []Interface // of the pod's network namespace but loopback; none on the host's network
 }

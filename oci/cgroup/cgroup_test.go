@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,17 @@ import (
 	"berth/test/leak"
 )
 
-func TestMain(m *testing.M) { leak.MainUnderReaper(m) }
+// threadsName is the test binary's as a program with threads. It ends with its
+// standard input.
+const threadsName = "threads"
+
+func TestMain(m *testing.M) {
+	if os.Args[0] == threadsName {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		return
+	}
+	leak.MainUnderReaper(m)
+}
 
 func TestValid(t *testing.T) {
 	for path, want := range map[string]bool{

@@ -77,32 +77,90 @@ func (d *Dir) Stats() (Stats, error) {
 	return sources{cpuV1: r.in(d.cpuacct), memoryV1: r.in(d.memory), v2: r.in(d.unified)}.stats()
 }
 
-// Processes counts the processes of the cgroup. Where it has cgroups below it,
-// they are not walked: the number is then the kernel's own of the whole, which
-// counts threads. ErrGone if the cgroup was removed.
+// maxWalked is how many cgroups below one Processes looks into.
+const maxWalked = 16
+
+// Processes counts the processes of the cgroup and of those directly below it, as
+// execs have. Where there are more, or some with others below them, they are not
+// walked: the number is then the kernel's own of the whole, which counts threads.
+// ErrGone if the cgroup was removed.
 func (d *Dir) Processes() (uint64, error) {
 	dir := d.forProcesses()
-	var st unix.Stat_t
-	if err := unix.Fstat(dir, &st); err != nil {
-		return 0, os.NewSyscallError("fstat", err)
+	below, few, err := children(dir)
+	if err != nil {
+		return 0, err
 	}
-	if st.Nlink > 2 { // its name and its ".", and a ".." for each directory in it
+	if !few {
 		r := readers.Get().(*reader)
 		defer readers.Put(r)
 		if n, there, err := number(r.in(dir), "pids.current"); err != nil || there {
 			return n, err
 		}
 	}
-	return d.Own()
+	n, err := d.Own()
+	for _, name := range below {
+		if err != nil {
+			break
+		}
+		var more uint64
+		more, err = processes(dir, name+"/cgroup.procs")
+		if errors.Is(err, ErrGone) { // an exec has ended
+			err = nil
+		}
+		n += more
+	}
+	return n, err
+}
+
+// children lists the directories in dir. few says that they are all that is below.
+func children(dir int) (names []string, few bool, err error) {
+	links, err := linksOf(dir, "")
+	if err != nil || links == 2 { // its name and its ".", and a ".." for each directory in it
+		return nil, true, err
+	}
+	if links > 2+maxWalked {
+		return nil, false, nil
+	}
+	fd, err := unix.Openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, false, ErrGone
+	}
+	f := os.NewFile(uintptr(fd), "cgroup")
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return nil, false, os.NewSyscallError("getdents", err)
+	}
+	few = true
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		names = append(names, e.Name())
+		links, err := linksOf(dir, e.Name())
+		few = few && (err != nil || links == 2)
+	}
+	return names, few, nil
+}
+
+func linksOf(dir int, name string) (uint64, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(dir, name, &st, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+	return uint64(st.Nlink), os.NewSyscallError("fstatat", err)
 }
 
 // Own counts the processes of the cgroup itself, without those below it. ErrGone
 // if it was removed.
 func (d *Dir) Own() (uint64, error) {
+	return processes(d.forProcesses(), "cgroup.procs")
+}
+
+// processes counts the lines of a file.
+func processes(dir int, name string) (uint64, error) {
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
 	var n uint64
-	err := r.each(d.forProcesses(), "cgroup.procs", func(b []byte) bool {
+	err := r.each(dir, name, func(b []byte) bool {
 		n += uint64(bytes.Count(b, []byte("\n")))
 		return true
 	})

@@ -285,12 +285,42 @@ func TestDirProcesses(t *testing.T) {
 	}
 	defer d.Close()
 	await(t, func() bool { n, err := d.Processes(); return err == nil && n == 3 })
-	// A parent's own are none, and as a whole it is not walked.
+	// A parent's own are none.
 	member(t, p+"/below", "exec sleep 1000")
 	own, err := d.Own()
 	whole, err2 := d.Processes()
 	if own != 3 || whole != 4 || err != nil || err2 != nil {
 		t.Errorf("own %d, whole %d, %v, %v", own, whole, err, err2)
+	}
+}
+
+// Guards against counting threads as soon as there is a cgroup below, as an exec
+// has; what is deeper is not walked.
+func TestDirProcessesBelow(t *testing.T) {
+	p := testGroup(t)
+	member(t, p, "exec sleep 1000")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := &exec.Cmd{Path: self, Args: []string{threadsName}}
+	enroll(t, p+"/exec", cmd)
+	tasks := func() int {
+		all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", cmd.Process.Pid))
+		return len(all)
+	}
+	await(t, func() bool { return tasks() > 1 })
+	d, err := Open(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if n, err := d.Processes(); n != 2 || err != nil {
+		t.Errorf("%d processes, %v, want 2", n, err)
+	}
+	member(t, p+"/deep/deeper", "exec sleep 1000")
+	if n, err := d.Processes(); n < 4 || err != nil {
+		t.Errorf("%d, %v, want the kernel's count of threads", n, err)
 	}
 }
 
