@@ -3,6 +3,8 @@ package cri
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -20,7 +22,7 @@ const maxOutput = admin.MaxMessage - 1<<10
 
 // ExecSync runs a command in a container and returns its output and exit code.
 // After the request's timeout in seconds (0: never) the command is killed with
-// all its children and the code is DeadlineExceeded: the only one that the
+// all that it has started and the code is DeadlineExceeded: the only one that the
 // kubelet takes as a probe's timeout. Output beyond what a message holds is
 // dropped and the command goes on.
 func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
@@ -43,11 +45,16 @@ func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) 
 		Cmd:    req.GetCmd(),
 		Stdout: out.writer(&out.stdout),
 		Stderr: out.writer(&out.stderr),
+		Whole:  true,
 	})
 	stdout, stderr := out.finish()
 	switch {
 	case err != nil && execCtx.Err() != nil && ctx.Err() == nil:
-		return nil, status.Errorf(codes.DeadlineExceeded, "command timed out after %v and was killed", timeout)
+		said := fmt.Sprintf("command timed out after %v and was killed", timeout)
+		if loose := new(sandbox.LooseError); errors.As(err, &loose) {
+			said += "; " + loose.Error()
+		}
+		return nil, status.Error(codes.DeadlineExceeded, said)
 	case err != nil:
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"berth/oci/cgroup"
 	"berth/oci/keeper"
 	"berth/oci/keeper/runner"
 )
@@ -23,8 +24,8 @@ const execTimeout = 10 * time.Second
 // for a death by signal n. What the OCI runtime says when it cannot start it is the
 // error and no output. Exec returns when the process has ended and what it
 // wrote until then is in Stdout and Stderr; a process that it has left behind
-// with its streams is not waited for. When ctx ends first, the process and its
-// descendants are killed and the error is ctx's. ErrNotRunning.
+// with its streams is not waited for. When ctx ends first, the process is killed
+// with what belongs to it (Exec.Whole) and the error is ctx's. ErrNotRunning.
 //
 // The end of Stdin is the end of the process's standard input. A terminal has no
 // such end: its end-of-file character is typed where that has a meaning.
@@ -39,6 +40,9 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (code int, err error) {
 		return 0, ErrNotRunning
 	}
 	id := r.execID()
+	if e.Whole {
+		defer r.removeNests(e.Container)
+	}
 	defer r.forgetExec(id)
 	dir := filepath.Join(r.execDir(), id)
 	if err := makeExecDir(dir, e.Cgroup); err != nil {
@@ -61,23 +65,15 @@ func makeExecDir(dir, cgroup string) error {
 	return os.WriteFile(filepath.Join(dir, cgroupFile), []byte(cgroup), 0o600)
 }
 
-func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error) {
-	b, err := json.Marshal(e.Process)
-	if err != nil {
-		return 0, err
-	}
-	process := filepath.Join(dir, "process.json")
-	if err := os.WriteFile(process, b, 0o600); err != nil {
-		return 0, err
-	}
-	argv := []string{"exec", "--detach", "--process", process, "--pid-file", filepath.Join(dir, keeper.PidFile)}
+func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (code int, err error) {
 	streams, err := r.openStreams(e, id)
 	if err != nil {
 		return 0, err
 	}
 	defer streams.end()
-	if streams.console != nil {
-		argv = append(argv, "--console-socket", streams.console.path)
+	run, loose, err := r.execCommand(e, id, dir, streams.console)
+	if err != nil {
+		return 0, err
 	}
 	// Not bound to ctx: it must be known to the keeper as long as it may run.
 	detached := context.WithoutCancel(ctx)
@@ -85,15 +81,22 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 		return 0, err
 	}
 	defer r.endExec(detached, id, dir)
-	run := runner.Run{
-		ID: id, Dir: dir, Timeout: r.Timeout, Stdio: true, OOMScoreAdj: value(e.Process.OOMScoreAdj),
-		Argv: r.argv(dir, append(argv, e.ID)...),
+	defer func() {
+		if e.Whole && loose != nil && ctx.Err() != nil {
+			err = errors.Join(err, &LooseError{loose})
+		}
+	}()
+	starting, cancel := ctx, context.CancelFunc(func() {})
+	if !e.Whole || loose != nil {
+		starting, cancel = afterwards(ctx, startGrace)
 	}
-	starting, cancel := afterwards(ctx, startGrace)
 	defer cancel()
-	pid, err := r.command(starting, &run, streams.messages, streams.theirs...)
+	pid, err := r.command(starting, run, streams.messages, streams.theirs...)
 	if err != nil {
 		return 0, errors.Join(ctx.Err(), err)
+	}
+	if e.Whole && loose == nil {
+		loose = checkNest(e.Container, id, pid)
 	}
 	keepOOMScoreAdj(e.Container, pid, e.Process.OOMScoreAdj)
 	if err := streams.started(); err != nil {
@@ -109,9 +112,34 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (int, error)
 	return exit.Code, nil
 }
 
-// startGrace is how long the start of an exec may go on when nobody wants it any
-// more. A runtime that is killed may leave a process whose pid nobody knows; one
-// that ends well leaves one that can be killed.
+// execCommand is the runtime command that starts an exec, and why that is not in a
+// nest: nil if it will be, and for one that is not to be.
+func (r *Runtime) execCommand(e Exec, id, dir string, console *console) (run *runner.Run, loose, err error) {
+	b, err := json.Marshal(e.Process)
+	if err != nil {
+		return nil, nil, err
+	}
+	process := filepath.Join(dir, "process.json")
+	if err := os.WriteFile(process, b, 0o600); err != nil {
+		return nil, nil, err
+	}
+	argv := []string{"exec", "--detach", "--process", process, "--pid-file", filepath.Join(dir, keeper.PidFile)}
+	if console != nil {
+		argv = append(argv, "--console-socket", console.path)
+	}
+	run = &runner.Run{ID: id, Dir: dir, Timeout: r.Timeout, Stdio: true, OOMScoreAdj: value(e.Process.OOMScoreAdj)}
+	if e.Whole {
+		if run.Nest, loose = r.nest(e.Container, id); loose == nil && run.Nest == "" {
+			argv = append(argv, "--cgroup", id)
+		}
+	}
+	run.Argv = r.argv(dir, append(argv, e.ID)...)
+	return run, loose, nil
+}
+
+// startGrace is how long the start of an exec without a nest may go on when nobody
+// wants it any more. A runtime that is killed may leave a process whose pid nobody
+// knows; one that ends well leaves one that can be killed.
 const startGrace = 10 * time.Second
 
 // afterwards returns a context that ends d after ctx.
@@ -146,8 +174,8 @@ func (r *Runtime) forgetExec(id string) {
 	delete(r.execs, id)
 }
 
-// endExec kills an exec that has not ended, with its descendants, and forgets
-// it.
+// endExec kills an exec that has not ended, with its descendants and all that is
+// in its nest, and forgets it.
 func (r *Runtime) endExec(ctx context.Context, id, dir string) {
 	ctx, cancel := context.WithTimeout(ctx, execTimeout)
 	defer cancel()
@@ -157,6 +185,9 @@ func (r *Runtime) endExec(ctx context.Context, id, dir string) {
 		_ = r.Keeper.Refresh(ctx, id)
 		if st, err = r.Keeper.State(id); err == nil && st.Pid != 0 && !st.Gone {
 			runner.KillTree(st.Pid, func(sig syscall.Signal) error { return r.Keeper.Signal(id, sig) })
+		}
+		_ = cgroup.Kill(ctx, nestPath(st.Cgroup, id))
+		if st.Pid != 0 {
 			_, _ = r.Keeper.Wait(ctx, id)
 		}
 	}

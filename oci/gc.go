@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"berth/oci/cgroup"
+	"berth/oci/keeper"
 	"berth/oci/keeper/runner"
 
 	"golang.org/x/sys/unix"
@@ -107,13 +108,19 @@ func (r *Runtime) endLostExec(ctx context.Context, id string) error {
 	if err := r.Keeper.CallRunner(ctx, runner.OpClear, runner.Clear{ID: id, Dir: dir}, nil, nil); err != nil {
 		return err
 	}
-	cgroup, err := os.ReadFile(filepath.Join(dir, cgroupFile))
+	container, err := os.ReadFile(filepath.Join(dir, cgroupFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if pid, pidfd := openProcess(dir, string(cgroup)); pidfd != nil {
+	if pid, pidfd := openProcess(dir, string(container)); pidfd != nil {
 		defer pidfd.Close()
 		runner.KillTree(pid, func(sig syscall.Signal) error { return unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0) })
+	}
+	// What one that ended has left behind stays.
+	if _, err := keeper.ReadExit(dir); err != nil && cgroup.Valid(string(container)) {
+		if err := cgroup.Kill(ctx, nestPath(string(container), id)); err != nil {
+			return err
+		}
 	}
 	r.removeConsole(id)
 	return os.RemoveAll(dir)

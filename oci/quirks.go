@@ -25,6 +25,9 @@ type quirks struct {
 	// dropsMappedOptions: nosuid, nodev and noexec of a mount whose ids it maps have
 	// no effect.
 	dropsMappedOptions bool
+	// noExecCgroup: its exec does not take the name of a cgroup below the
+	// container's.
+	noExecCgroup bool
 }
 
 // quirksOf knows a runtime by what it says of itself, "crun 1.8.1", and by the
@@ -35,6 +38,7 @@ func quirksOf(version string, told *features.Features) (q quirks) {
 	if crun && n[0] == 1 && n[1] < 9 {
 		q.skipsBelowMapped, q.dropsMappedOptions = true, true
 	}
+	q.noExecCgroup = !knowsExecCgroup(version)
 	switch {
 	case told == nil && (!crun || n[0] == 0 || n[0] == 1 && n[1] < 5):
 		q.noIDMaps = "it does not tell its features, and only crun since 1.5 is known to map the ids of mounts"
@@ -42,6 +46,13 @@ func quirksOf(version string, told *features.Features) (q quirks) {
 		q.noIDMaps = "its features do not name idmap among the mount extensions"
 	}
 	return q
+}
+
+// knowsExecCgroup: no runtime tells it among its features.
+func knowsExecCgroup(version string) bool {
+	name, number, _ := strings.Cut(version, " ")
+	since := map[string]string{"runc": "1.1.0", "crun": "1.3.0"}[name]
+	return since != "" && older(since, number) == since
 }
 
 func tellsIDMaps(f *features.Features) bool {

@@ -135,6 +135,12 @@ type Exec struct {
 	Stdout  io.Writer           // nil: dropped
 	Stderr  io.Writer           // nil: dropped; with a terminal, nothing is written to it
 	Resize  <-chan TerminalSize // of the terminal; nil or closed: it keeps its size
+
+	// Whole: when the caller's context ends first, everything that the process has
+	// started is killed, also what has left its process tree. It is in a cgroup of
+	// its own then; a *LooseError says that it was not. Without it, the process is
+	// killed with its descendants and its session.
+	Whole bool
 }
 
 // Attach connects a client with the streams of a container's first process.

@@ -15,17 +15,22 @@ type Exec struct {
 	Stdin          io.ReadCloser       // nil: empty. Exec closes it, which must end a Read under way
 	Stdout, Stderr io.Writer           // nil: dropped
 	Resize         <-chan TerminalSize // with TTY; nil: never
+	Whole          bool                // when ctx ends first, all that the command has started is killed
 }
 
 // TerminalSize is in characters.
 type TerminalSize = oci.TerminalSize
 
+// LooseError says why what a killed command has started may live on.
+type LooseError = oci.LooseError
+
 // Exec runs a command in the running container, with the user, capabilities,
 // environment, limits and directory of its own process, and returns the
 // command's exit code (CRI ExecSync and Exec). When ctx ends, the command is
-// killed with its descendants.
+// killed with its descendants and its session, or with all that it has started.
 //
-// Errors: *InvalidError, ErrNotRunning.
+// Errors: *InvalidError, ErrNotRunning; a *LooseError beside ctx's when more was to
+// be killed than could be.
 func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
 	if e.Stdin != nil {
 		defer e.Stdin.Close()
@@ -47,6 +52,7 @@ func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
 		Stdout:    e.Stdout,
 		Stderr:    e.Stderr,
 		Resize:    e.Resize,
+		Whole:     e.Whole,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", c.id, err)

@@ -6,7 +6,7 @@
 // A path is absolute and the same in every hierarchy: /berth/ID is
 // /sys/fs/cgroup/berth/ID on v2 and /sys/fs/cgroup/CONTROLLER/berth/ID on v1.
 //
-// Read in this order: cgroup.go, process.go, kill.go, oom.go; stats.go (what the
+// Read in this order: cgroup.go, nest.go, process.go, kill.go, oom.go; stats.go (what the
 // numbers are), dir.go (how their files are read), then stats_v1.go, stats_v2.go and
 // stats_file.go, which are pure.
 package cgroup

@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,6 +51,31 @@ func TestExecSyncTimeout(t *testing.T) {
 		if c := n.container(t, id); c.GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
 			t.Errorf("the container is %v", c.GetState())
 		}
+	})
+}
+
+// Guards against killing by descent alone: the container's init is the parent of
+// what a probe has double-forked. The container forks all the time, so its own
+// processes are as young as the probe's.
+func TestExecSyncTimeoutKillsWhatWasDoubleForked(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		_, id := n.running(t, "setsid sleep 4992 & while :; do sleep 0.05; done")
+		eventually(t, "the container has forked", func() bool { return len(processesNamed("sleep 4992")) == 1 })
+		own := processesNamed("sleep 4992")
+		_, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{
+			ContainerId: id, Timeout: 1, Cmd: []string{"sh", "-c", "(setsid sleep 4991 &); sleep 100"},
+		})
+		expect.Code(t, "a command that takes too long", err, codes.DeadlineExceeded)
+		if left := processesNamed("sleep 4991"); len(left) > 0 {
+			t.Errorf("processes %v live on", left)
+		}
+		if still := processesNamed("sleep 4992"); !slices.Equal(still, own) {
+			t.Errorf("the container's own are %v, were %v", still, own)
+		}
+		if strings.Contains(err.Error(), "may live on") {
+			t.Errorf("the answer says %q", err)
+		}
+		n.exec(t, id, "true")
 	})
 }
 

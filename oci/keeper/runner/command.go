@@ -219,7 +219,9 @@ func (r *runner) runtime(c Run, stdio []*os.File) Ran {
 	// Not in a cgroup of its own: to be born in another than its parent's takes a
 	// process an RCU grace period, 10 to 15 ms.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := spawn(cmd, c.OOMScoreAdj); err != nil {
+	release, err := c.spawn(cmd)
+	defer release()
+	if err != nil {
 		return Ran{Status: fmt.Sprintf("start %s: %v", c.Argv[0], err)}
 	}
 
@@ -229,7 +231,7 @@ func (r *runner) runtime(c Run, stdio []*os.File) Ran {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whose parent has ended before
 		close(killed)
 	})
-	err := cmd.Wait()
+	err = cmd.Wait()
 	if !timer.Stop() {
 		<-killed
 		r.killStrays(c.Dir)

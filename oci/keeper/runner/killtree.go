@@ -17,14 +17,15 @@ import (
 // stopTimeout bounds how long KillTree looks at processes that do not stop.
 const stopTimeout = time.Second
 
-// KillTree kills a process and its descendants: it stops each before it looks
-// for children, so that none can run away meanwhile. signal reaches the root by
-// its pidfd. A process whose parent has ended is nobody's descendant any more.
+// KillTree kills a process, its descendants and the other processes of its session:
+// it stops each before it looks for children, so that none can run away meanwhile.
+// signal reaches the root by its pidfd. A process whose parent has ended is nobody's
+// descendant any more: in a session of its own, it is not found.
 func KillTree(root int, signal func(syscall.Signal) error) {
 	if signal(syscall.SIGSTOP) != nil {
 		return
 	}
-	t := tree{pids: []int{root}, fds: map[int]int{}}
+	t := tree{pids: []int{root}, fds: map[int]int{root: none}, session: sessionOf(root)}
 	deadline := time.Now().Add(stopTimeout)
 	// A fork under way when its process is told to stop is completed first: only
 	// the children of a process that has stopped are all that it will have.
@@ -35,36 +36,64 @@ func KillTree(root int, signal func(syscall.Signal) error) {
 	}
 	_ = signal(syscall.SIGKILL)
 	for _, fd := range t.fds {
+		if fd == none {
+			continue
+		}
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		unix.Close(fd)
 	}
 }
 
-// tree is a process that was told to stop, and those of its descendants that are
-// known.
+// tree is a process that was told to stop, and those that belong to it as far as
+// they are known.
 type tree struct {
-	pids []int
-	fds  map[int]int // pidfds of all but the first, by pid
+	pids    []int
+	fds     map[int]int // pidfds by pid; none for the first
+	session int         // 0: it is not the tree's alone
 }
 
-// grow adds and stops further descendants, if there are any.
+// none is the pidfd of a process that is reached otherwise.
+const none = -1
+
+// grow adds and stops further processes, if there are any.
 func (t *tree) grow() bool {
 	before := len(t.pids)
 	for i := 0; i < len(t.pids); i++ {
 		for _, pid := range keeper.Children(t.pids[i]) {
-			if _, known := t.fds[pid]; known {
-				continue
+			t.add(pid)
+		}
+	}
+	if t.session != 0 {
+		for _, pid := range allPids() {
+			if _, known := t.fds[pid]; !known && sessionOf(pid) == t.session {
+				t.add(pid)
 			}
-			fd, err := unix.PidfdOpen(pid, 0)
-			if err != nil {
-				continue
-			}
-			_ = unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0)
-			t.fds[pid] = fd
-			t.pids = append(t.pids, pid)
 		}
 	}
 	return len(t.pids) > before
+}
+
+func (t *tree) add(pid int) {
+	if _, known := t.fds[pid]; known {
+		return
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	_ = unix.PidfdSendSignal(fd, unix.SIGSTOP, nil, 0)
+	t.fds[pid] = fd
+	t.pids = append(t.pids, pid)
+}
+
+// sessionOf is 0 for our own session and for one that began in a pid namespace
+// which we do not see.
+func sessionOf(pid int) int {
+	session, err := unix.Getsid(pid)
+	if own, _ := unix.Getsid(0); err != nil || session == own {
+		return 0
+	}
+	return session
 }
 
 // runs reports that a thread of the process is on a processor, or waits for one.

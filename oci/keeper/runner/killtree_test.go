@@ -39,6 +39,25 @@ func TestKillTreeOfAProcessThatForks(t *testing.T) {
 	}
 }
 
+// Guards against processes that only their session shows to belong together.
+func TestKillTreeTakesTheSession(t *testing.T) {
+	leak.NeedRoot(t)
+	const mark = "4720"
+	cmd := exec.Command("sh", "-c", "(sleep "+mark+" & exec sleep "+mark+" &); echo; exec sleep "+mark)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = out.Read(make([]byte, 1))
+	KillTree(cmd.Process.Pid, func(sig syscall.Signal) error { return cmd.Process.Signal(sig) })
+	_ = cmd.Wait()
+	awaitDead(t, mark)
+}
+
 // awaitDead waits until no process has mark on its command line.
 func awaitDead(t *testing.T, mark string) {
 	t.Helper()

@@ -48,8 +48,11 @@ type Run struct {
 	Stdin   bool          `json:"stdin"`           // without Stdio: the FIFO is the standard input; else /dev/null
 	TTY     bool          `json:"tty"`             // no stdio at all: the runtime makes a terminal
 	// OOMScoreAdj of the command. Not every runtime sets that of an exec.
-	OOMScoreAdj int  `json:"oomScoreAdj,omitempty"`
-	Again       bool `json:"again"` // asked before, of a runner that died: its command may be under way still
+	OOMScoreAdj int `json:"oomScoreAdj,omitempty"`
+	// Nest is the directory of a cgroup (v1) below the container's: the process is
+	// started there.
+	Nest  string `json:"nest,omitempty"`
+	Again bool   `json:"again"` // asked before, of a runner that died: its command may be under way still
 }
 
 // Ran is the reply to OpRun.

@@ -19,15 +19,10 @@ import (
 // argument. The log's path would not do: runsc passes that on to processes which
 // live as long as the container.
 func strays(dir string) []*cgroup.Process {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
 	pidFile := []byte(filepath.Join(dir, keeper.PidFile))
 	var found []*cgroup.Process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || !hasArgument(pid, pidFile) {
+	for _, pid := range allPids() {
+		if !hasArgument(pid, pidFile) {
 			continue
 		}
 		p, err := cgroup.OpenProcess(pid)
@@ -41,6 +36,18 @@ func strays(dir string) []*cgroup.Process {
 		found = append(found, p)
 	}
 	return found
+}
+
+// allPids lists the processes of the node.
+func allPids() []int {
+	entries, _ := os.ReadDir("/proc")
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // hasArgument looks for text on the command line of a process. That of a zombie is
