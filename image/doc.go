@@ -23,8 +23,8 @@
 //   - sha256(layer.tar) is the name of its directory.
 //   - Whatever a record names is there: manifest, config and every layer.
 //   - A layer or blob is there only while something claims it: a record, a
-//     writable layer or a view beside it, or a pull under way. The claim comes before the content
-//     and goes after it.
+//     writable layer or a view beside it, a pull under way, or for a while one
+//     that failed. The claim comes before the content and goes after it.
 //   - A crash between any two steps leaves what Open accepts: content without
 //     a claim is deleted, and a record without its content is withdrawn.
 //   - A layer is used without a fetch only for a compressed blob that was once
@@ -39,6 +39,6 @@
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), keyed.go (one at a time), claim.go (who needs what), record.go, open.go, ref.go, names.go, manifest.go,
-// platform.go, resolve.go, pull.go, promise.go, slots.go, ingest.go, watch.go, tree.go, root.go,
+// platform.go, resolve.go, pull.go, promise.go, slots.go, kept.go, ingest.go, watch.go, tree.go, root.go,
 // view.go, volumes.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

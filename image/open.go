@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type Store struct {
 	work    sync.WaitGroup // deletions in the background
 	trashed atomic.Int64   // makes names in trash/ unique
 
+	keepTime time.Duration // keepTime, but for tests
+
 	deleting sync.Mutex // one deletion at a time: the disk belongs to the containers
 	survey   *survey    // of writable layers; nil before Open
 
@@ -46,7 +49,8 @@ type Store struct {
 	roots   map[string]claim  // by container id
 	layers  map[digest.Digest]*content
 	blobs   map[digest.Digest]*content
-	flights map[promise]*flight // of pulls under way
+	flights map[promise]*flight           // of pulls under way
+	kept    map[digest.Digest]*time.Timer // layers of failed pulls, each with a claim
 }
 
 // Open makes the directory if need be, finishes what a crash left half done,
@@ -69,6 +73,8 @@ func (s *Store) Open(ctx context.Context) (err error) {
 	s.layers = map[digest.Digest]*content{}
 	s.blobs = map[digest.Digest]*content{}
 	s.flights = map[promise]*flight{}
+	s.kept = map[digest.Digest]*time.Timer{}
+	s.keepTime = cmp.Or(s.keepTime, keepTime)
 	s.survey = newSurvey()
 	if err := s.makeDirs(); err != nil {
 		return err
@@ -91,6 +97,7 @@ func (s *Store) Close() error {
 	if s.survey != nil {
 		s.survey.close()
 	}
+	s.stopKeeping()
 	s.work.Wait()
 	if s.lock == nil {
 		return nil

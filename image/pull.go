@@ -20,7 +20,8 @@ import (
 // Pull makes an image visible under p.Ref, asking the registry each time what
 // the reference means now. Layers that the store has under the same compressed
 // digest, or that another pull is fetching from the same registry, are not
-// fetched again. When it fails, nothing of it stays.
+// fetched again. When it fails, its finished layers stay for a while, so that the
+// next try goes on from there, and nothing else of it.
 //
 // Errors: ErrInvalidReference, ErrNotFound, ErrUnauthorized,
 // ErrRegistryUnavailable, ErrInvalidImage, *SpaceError, ctx's.
@@ -49,7 +50,19 @@ func (s *Store) pull(ctx context.Context, named reference.Named, p Pull) (*Image
 	c := r.claim()
 	s.hold(c)
 	defer s.release(c)
-	if err := s.fetchLayers(ctx, repo, r, p.Watch); err != nil {
+	img, err := s.bring(ctx, repo, r, named, p.Watch)
+	switch {
+	case err == nil:
+		s.forget(c.layers)
+	case !errors.Is(err, syscall.ENOSPC):
+		s.keep(c.layers)
+	}
+	return img, err
+}
+
+// bring fetches all that is missing of a claimed image, and makes it visible.
+func (s *Store) bring(ctx context.Context, repo *registry.Repository, r *resolved, named reference.Named, watch *Watch) (*Image, error) {
+	if err := s.fetchLayers(ctx, repo, r, watch); err != nil {
 		return nil, err
 	}
 	if err := s.writeBlobs(r); err != nil {
@@ -63,23 +76,34 @@ func (s *Store) pull(ctx context.Context, named reference.Named, p Pull) (*Image
 }
 
 // fetchLayers brings all layers into the store, the largest first: the last one
-// to begin decides when the pull ends.
+// to begin decides when the pull ends. After a failure no layer is begun. Those
+// under way are finished for the next try, if that makes sense: if the registry
+// is unavailable, not if the image is no good or nobody waits any more.
 func (s *Store) fetchLayers(ctx context.Context, repo *registry.Repository, r *resolved, watch *Watch) error {
 	promises := r.promises(repo.Host)
 	defer s.join(promises)()
 	s.show(watch, promises)
 	slices.SortStableFunc(promises, func(a, b promise) int { return cmp.Compare(b.Size, a.Size) })
-	group, ctx := errgroup.WithContext(ctx)
+	fetching, stop := context.WithCancel(ctx)
+	defer stop()
+	group, waiting := errgroup.WithContext(fetching)
 	for _, p := range promises {
-		group.Go(func() error { return s.fetchLayer(ctx, repo, p, share{repo.Host, r.target}) })
+		group.Go(func() error {
+			err := s.fetchLayer(waiting, fetching, repo, p, share{repo.Host, r.target})
+			if err != nil && !errors.Is(err, ErrRegistryUnavailable) && !errors.Is(err, context.Canceled) {
+				stop()
+			}
+			return err
+		})
 	}
 	return group.Wait()
 }
 
 // fetchLayer brings one layer and its tree into the store, or waits for another
-// pull that was promised the same.
-func (s *Store) fetchLayer(ctx context.Context, repo *registry.Repository, p promise, of share) error {
-	unlock, err := s.lockPromise(ctx, p)
+// pull that was promised the same. waiting is in force until it begins, fetching
+// to the end.
+func (s *Store) fetchLayer(waiting, fetching context.Context, repo *registry.Repository, p promise, of share) error {
+	unlock, err := s.lockPromise(waiting, p)
 	if err != nil {
 		return err
 	}
@@ -87,7 +111,7 @@ func (s *Store) fetchLayer(ctx context.Context, repo *registry.Repository, p pro
 	if s.proven(p.Declared) {
 		return nil
 	}
-	release, err := s.slots.take(ctx, of)
+	release, err := s.slots.take(waiting, of)
 	if err != nil {
 		return err
 	}
@@ -96,7 +120,7 @@ func (s *Store) fetchLayer(ctx context.Context, repo *registry.Repository, p pro
 		s.transfer(p).phase.Store(int32(Done))
 		return nil
 	}
-	if err := s.ingest(ctx, repo, p); err != nil {
+	if err := s.ingest(fetching, repo, p); err != nil {
 		return s.spaceError(err, p.Size)
 	}
 	return nil

@@ -59,8 +59,18 @@ func (s *Store) free() (bytes, files int64, _ error) {
 	return bytes, files, nil
 }
 
-// room tells whether n more bytes, and any more files, fit.
+// room tells whether n more bytes, and any more files, fit. What failed pulls
+// have left gives way first.
 func (s *Store) room(n int64) error {
+	err := s.fits(n)
+	if err == nil || !s.forgetAll() {
+		return err
+	}
+	s.work.Wait()
+	return s.fits(n)
+}
+
+func (s *Store) fits(n int64) error {
 	bytes, files, err := s.free()
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ var timers = map[string]string{
 	"cri/session.go awaitTyped":            "bounds how long the container takes what was typed before the client left",
 	"cri/session.go beat":                  "pauses between two signs of life for a client",
 	"cri/session.go linger":                "bounds how long a client takes to read the end of a session",
+	"image/kept.go keep":                   "ends how long the layers of a failed pull stay for the next try",
 	"image/registry/pace.go begin":         "bounds how long a registry keeps a pull waiting",
 	"image/registry/pace.go pause":         "pauses between two tries of a request",
 	"image/walk.go keep":                   "leaves the disk to the containers for a while",
