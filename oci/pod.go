@@ -7,7 +7,7 @@ import (
 	"berth/oci/keeper/runner"
 )
 
-// MakePod makes and pins the pod's namespaces, mounts its /dev/shm and, for a
+// MakePod makes and pins the pod's namespaces, mounts its /dev/shm and its Files and, for a
 // shared pid namespace, starts the tiny init that holds it. What is there
 // already stays. The error is a *SysctlError when the kernel refuses one of the
 // pod's sysctls; one of the network that is missing may be an interface's and is left
@@ -57,7 +57,7 @@ func (r *Runtime) RemovePod(ctx context.Context, p Pod) error {
 
 // parts tells the runner what the pod has.
 func (p Pod) parts() runner.Pod {
-	w := runner.Pod{ID: p.ID, Hostname: p.Hostname, Sysctls: p.Sysctls}
+	w := runner.Pod{ID: p.ID, Hostname: p.Hostname, Sysctls: p.Sysctls, Files: p.Files(), FilesSize: p.FilesSize}
 	if p.Users != nil {
 		w.UserNS, w.UIDs, w.GIDs = p.UserNS(), runner.IDs(p.Users.UIDs), runner.IDs(p.Users.GIDs)
 	}

@@ -75,6 +75,7 @@ type Pod struct {
 	Hostname   string            // of the uts namespace; with HostNet the pod shares the host's uts namespace
 	Sysctls    map[string]string // validated by the caller; names have dots between their parts, and slashes for dots in them
 	ShmSize    int64             // bytes of /dev/shm
+	FilesSize  int64             // bytes of Files
 }
 
 // Paths of what a pod pins. They exist after MakePod for namespaces of the
@@ -85,6 +86,10 @@ func (p Pod) IPCNS() string  { return filepath.Join(p.Dir, "ns", "ipc") }
 func (p Pod) UTSNS() string  { return filepath.Join(p.Dir, "ns", "uts") }
 func (p Pod) PIDNS() string  { return filepath.Join(p.Dir, "ns", "pid") }
 func (p Pod) Shm() string    { return filepath.Join(p.Dir, "shm") }
+
+// Files is a small filesystem of the pod's own, for files that its containers may
+// write to. It exists from MakePod to RemovePod.
+func (p Pod) Files() string { return filepath.Join(p.Dir, "etc") }
 
 // Container names one container (created or running) to the runtime.
 type Container struct {

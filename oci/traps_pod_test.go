@@ -36,7 +36,7 @@ func (n *node) newPod(r *Runtime) Pod {
 	id := fmt.Sprintf("p%d-%s-%d", n.names, r.Name, os.Getpid())
 	p := Pod{
 		ID: id, Dir: filepath.Join(n.run, "pods", id), Cgroup: CgroupRoot + "/" + id, OwnsCgroup: true,
-		SharedPID: true, Hostname: "host-of-" + id, ShmSize: 1 << 20,
+		SharedPID: true, Hostname: "host-of-" + id, ShmSize: 1 << 20, FilesSize: 1 << 20,
 		Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "77", "kernel.shmmni": "1234"},
 	}
 	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
@@ -67,7 +67,7 @@ func (n *node) removePod(r *Runtime, p Pod) {
 			n.t.Errorf("a mount of %s is left", name)
 		}
 	}
-	for _, name := range []string{p.UserNS(), p.NetNS(), p.IPCNS(), p.UTSNS(), p.PIDNS(), p.Shm()} {
+	for _, name := range []string{p.UserNS(), p.NetNS(), p.IPCNS(), p.UTSNS(), p.PIDNS(), p.Shm(), p.Files()} {
 		if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
 			n.t.Errorf("%s is left: %v", name, err)
 		}
@@ -170,7 +170,7 @@ func TestMakePodAgain(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(p.Shm(), "file")); err != nil {
 			t.Error(err)
 		}
-		parts := []string{p.NetNS(), p.IPCNS(), p.UTSNS(), p.PIDNS(), p.Shm()}
+		parts := []string{p.NetNS(), p.IPCNS(), p.UTSNS(), p.PIDNS(), p.Shm(), p.Files()}
 		for i, half := range append(parts, parts...) {
 			if err := unix.Unmount(half, unix.MNT_DETACH); err != nil {
 				t.Fatal(err)

@@ -186,6 +186,10 @@ func (c *Container) describe(ctx context.Context, img *image.Image, fs filesyste
 	if err := c.lookInto(fs.views, mounted, facts.HostPaths); err != nil {
 		return nil, err
 	}
+	if facts.OldFiles, err = c.pod.oldFiles(); err != nil {
+		return nil, err
+	}
+	facts.OverEtc = c.filesOverEtc(fs.views, mounted, facts.HostPaths)
 	return Spec(c.pod.oci(), c.oci(), c.config, facts)
 }
 

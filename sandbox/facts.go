@@ -17,6 +17,8 @@ type Facts struct {
 	Image        ocispec.ImageConfig // of it, labels and annotations are never instructions
 	User         specs.User
 	HostPaths    []string // of the config's mounts, in their order, symlinks resolved; those of images are in their views
+	OldFiles     bool     // the pod is of a Berth that kept its files beside the records: containers only read them
+	OverEtc      []string // names of the pod's files that are mounted on top of what the config mounts at /etc
 	Volumes      []string // paths of the image's volumes that the container has
 	Hostname     string
 	Capabilities []string // that the node can give

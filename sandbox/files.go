@@ -25,6 +25,21 @@ var podFileNames = []string{hostsFile, hostnameFile, resolvFile}
 // systemd-resolved, which listens on the host's loopback alone.
 const upstreamResolv = "/run/systemd/resolve/resolv.conf"
 
+// filesSpare is what the containers of a pod may write to its files beyond what they
+// hold at first, in bytes. The files are on a filesystem of the pod's own: whoever
+// fills it hurts only the pod.
+const filesSpare = 1 << 20
+
+// filesSize is that of the filesystem of the pod's files, in bytes.
+func (p *Pod) filesSize() (int64, error) {
+	files, err := podFiles(p.config, p.hostname(), nil, os.ReadFile)
+	size := int64(filesSpare)
+	for _, content := range files {
+		size += int64(len(content))
+	}
+	return size, err
+}
+
 // hostname is what the pod calls itself: its own name, or the host's.
 func (p *Pod) hostname() string {
 	if name := p.config.GetHostname(); name != "" {

@@ -20,7 +20,7 @@ import (
 type Runtime interface {
 	// UserNamespaces says why no pod can have a user namespace here; nil: pods can.
 	UserNamespaces() error
-	// MakePod makes and pins the pod's namespaces, /dev/shm and cgroup.
+	// MakePod makes and pins the pod's namespaces, /dev/shm, Files and cgroup.
 	// *oci.SysctlError if the kernel refuses one of the pod's sysctls.
 	MakePod(ctx context.Context, p oci.Pod) error
 	// TuneNetwork writes sysctls in the pod's network namespace, in which plugins

@@ -120,7 +120,7 @@ func (p *Pod) make(ctx context.Context) error {
 			}
 			return p.admit(p.dir)
 		}},
-		{"runtime.MakePod", func() error { return refusedSysctl(p.runtime().MakePod(ctx, p.oci())) }},
+		{"runtime.MakePod", func() error { return p.makeInKernel(ctx) }},
 		{"network.Add", func() (err error) {
 			if !p.hostNetwork() {
 				attachment, err = p.pods.Network.Add(ctx, p.cni())
@@ -146,6 +146,15 @@ func (p *Pod) make(ctx context.Context) error {
 	})
 }
 
+// makeInKernel makes what the kernel has of the pod.
+func (p *Pod) makeInKernel(ctx context.Context) (err error) {
+	pod := p.oci()
+	if pod.FilesSize, err = p.filesSize(); err != nil {
+		return err
+	}
+	return refusedSysctl(p.runtime().MakePod(ctx, pod))
+}
+
 // because adds to err why ctx ended, if it did: a step that was cut short says
 // only that it was.
 func because(ctx context.Context, err error) error {
@@ -156,15 +165,15 @@ func because(ctx context.Context, err error) error {
 }
 
 // writeFiles writes the files that the pod's containers share: hostname, hosts
-// and resolv.conf. They are the containers' to read, so 0644 below a directory
-// of 0700.
+// and resolv.conf. They are the containers' to read, and their root's to write, so
+// 0644 below a directory of 0700.
 func (p *Pod) writeFiles(at cni.Attachment) error {
 	files, err := podFiles(p.config, p.hostname(), at.IPs, os.ReadFile)
 	if err != nil {
 		return err
 	}
 	for name, content := range files {
-		if err := writeFile(filepath.Join(p.dir, name), content, 0o644); err != nil {
+		if err := writeFile(filepath.Join(p.oci().Files(), name), content, 0o644); err != nil {
 			return err
 		}
 	}

@@ -166,9 +166,9 @@ func namespaces(p oci.Pod, c oci.Container, options *runtimeapi.NamespaceOption)
 	return list
 }
 
-// mounts: the image's volumes, then the usual ones, then the pod's files, then the
-// config's, parents before children. What the config mounts itself replaces what
-// would be there.
+// mounts: the image's volumes, then the usual ones, then the config's, parents
+// before children. What the config mounts itself replaces what would be there; only
+// the pod's files stay above a mount at /etc, where they can.
 func mounts(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts Facts) []specs.Mount {
 	own := configMounts(config, facts.HostPaths)
 	shm := "/dev/shm"
@@ -184,19 +184,37 @@ func mounts(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, fact
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
 		{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"}},
 	}
-	// Read-only: they are one file for all containers of the pod, on a tmpfs that
-	// the records of all pods share.
-	for _, name := range podFileNames {
-		usual = append(usual, specs.Mount{
-			Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(p.Dir, name),
-			Options: []string{"bind", "rprivate", "nosuid", "noexec", "nodev", "ro"},
-		})
-	}
+	files := fileMounts(p, config, facts)
+	last := slices.DeleteFunc(slices.Clone(files), func(m specs.Mount) bool {
+		return !slices.Contains(facts.OverEtc, path.Base(m.Destination)) || slices.ContainsFunc(own, func(o specs.Mount) bool { return o.Destination == m.Destination })
+	})
+	usual = append(usual, files...)
 	usual = slices.DeleteFunc(usual, func(m specs.Mount) bool {
 		return slices.ContainsFunc(own, func(o specs.Mount) bool { return beneath(m.Destination, o.Destination) })
 	})
 	mapMounts(p.Users, usual)
-	return slices.Concat(volumeMounts(c, facts.Volumes), usual, own)
+	mapMounts(p.Users, last)
+	return slices.Concat(volumeMounts(c, facts.Volumes), usual, own, last)
+}
+
+// fileMounts are those of the pod's files, which all its containers share. A
+// container with a read-only root only reads them.
+func fileMounts(p oci.Pod, config *runtimeapi.ContainerConfig, facts Facts) []specs.Mount {
+	dir, access := p.Files(), "rw"
+	if facts.OldFiles {
+		dir = p.Dir
+	}
+	if facts.OldFiles || config.GetLinux().GetSecurityContext().GetReadonlyRootfs() {
+		access = "ro"
+	}
+	var files []specs.Mount
+	for _, name := range podFileNames {
+		files = append(files, specs.Mount{
+			Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(dir, name),
+			Options: []string{"bind", "rprivate", "nosuid", "noexec", "nodev", access},
+		})
+	}
+	return files
 }
 
 // beneath says whether dir is parent or lies in it; both are clean.

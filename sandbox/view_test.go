@@ -38,6 +38,9 @@ func TestStatus(t *testing.T) {
 			ID: p.ID(), Dir: filepath.Join(m.Dir, p.ID()), Cgroup: "/kubepods/pod1", SharedPID: true,
 			Hostname: "a", Sysctls: config.Linux.Sysctls, ShmSize: 64 << 20,
 		}
+		if wantPod.FilesSize = m.world.asked.FilesSize; wantPod.FilesSize < filesSpare {
+			t.Errorf("its files have room for %d bytes", wantPod.FilesSize)
+		}
 		if !reflect.DeepEqual(m.world.asked, wantPod) {
 			t.Errorf("asked of the runtime: %+v, want %+v", m.world.asked, wantPod)
 		}

@@ -97,7 +97,7 @@ func (w *world) MakePod(ctx context.Context, p oci.Pod) error {
 	defer w.mu.Unlock()
 	w.pods[p.ID] = true
 	w.asked = p
-	return nil
+	return os.MkdirAll(p.Files(), 0o700)
 }
 
 func (w *world) TuneNetwork(ctx context.Context, p oci.Pod, sysctls map[string]string) error {

@@ -24,9 +24,16 @@ func makePod(p Pod) error {
 	if err := namespaces(p); err != nil {
 		return err
 	}
-	if p.Shm != "" && !mounted(p.Shm) {
-		if err := mountShm(p.Shm, p.ShmSize); err != nil {
-			return err
+	for _, fs := range []struct{ source, at, options string }{
+		{"shm", p.Shm, fmt.Sprintf("mode=1777,size=%d", p.ShmSize)},
+		// Few inodes: extended attributes count as such.
+		{"etc", p.Files, fmt.Sprintf("mode=755,size=%d,nr_inodes=16", p.FilesSize)},
+	} {
+		if fs.at == "" || mounted(fs.at) {
+			continue
+		}
+		if err := mountTmpfs(fs.source, fs.at, fs.options); err != nil {
+			return fmt.Errorf("mount %s of the pod: %w", fs.source, err)
 		}
 	}
 	if p.PIDNS != "" && !pinned(p.PIDNS) {
@@ -229,15 +236,11 @@ func pinned(path string) bool {
 // other mount namespaces live on, so a busy file is no error.
 func unpin(path string) error { return detach(path) }
 
-func mountShm(path string, size int64) error {
+func mountTmpfs(source, path, options string) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
 	}
-	opts := fmt.Sprintf("mode=1777,size=%d", size)
-	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
-		return fmt.Errorf("mount /dev/shm of the pod: %w", err)
-	}
-	return nil
+	return unix.Mount(source, path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options)
 }
 
 // clearPod undoes makePod, also half of it. The pod's containers are gone.
@@ -252,7 +255,7 @@ func clearPod(p Pod) error {
 			return err
 		}
 	}
-	for _, path := range []string{p.PIDNS, p.NetNS, p.UTSNS, p.IPCNS, p.UserNS, p.Shm, p.Init} {
+	for _, path := range []string{p.PIDNS, p.NetNS, p.UTSNS, p.IPCNS, p.UserNS, p.Shm, p.Files, p.Init} {
 		if path == "" {
 			continue
 		}

@@ -108,6 +108,8 @@ type Pod struct {
 	PIDNS      string            `json:"pidns"` // held by a tiny init
 	Shm        string            `json:"shm"`
 	ShmSize    int64             `json:"shmSize"` // bytes
+	Files      string            `json:"files"`   // a filesystem for files that containers may write to
+	FilesSize  int64             `json:"filesSize"`
 	Hostname   string            `json:"hostname"`
 	Sysctls    map[string]string `json:"sysctls"`
 	Init       string            `json:"init"`       // an empty directory, the init's root to be
