@@ -39,10 +39,11 @@ func checkDevices(devices []*runtimeapi.Device) error {
 }
 
 // hostDevices finds what the validated devices of a config are on this host, and
-// gives them their paths in the container.
+// gives them their paths in the container. Of several at one path, the last one is
+// there.
 func hostDevices(devices []*runtimeapi.Device) ([][]specs.LinuxDevice, error) {
 	var all [][]specs.LinuxDevice
-	taken := map[string]bool{}
+	count := 0
 	for i, d := range devices {
 		field := fmt.Sprintf("devices[%d].", i)
 		found, err := oci.Devices(d.GetHostPath())
@@ -54,19 +55,27 @@ func hostDevices(devices []*runtimeapi.Device) ([][]specs.LinuxDevice, error) {
 			if err != nil {
 				return nil, err
 			}
-			target := path.Join(d.GetContainerPath(), below)
-			if taken[target] {
-				return nil, invalid(field+"container_path", "%s is given twice", target)
-			}
-			taken[target] = true
-			found[j].Path = target
+			found[j].Path = path.Join(d.GetContainerPath(), below)
 		}
-		if len(taken) > maxDevices {
+		if count += len(found); count > maxDevices {
 			return nil, invalid(field+"host_path", "more than %d devices", maxDevices)
 		}
 		all = append(all, found)
 	}
+	keepLast(all)
 	return all, nil
+}
+
+// keepLast drops the devices whose paths are those of later ones, as with mounts.
+func keepLast(lists [][]specs.LinuxDevice) {
+	taken := map[string]bool{}
+	for i, list := range slices.Backward(lists) {
+		lists[i] = slices.DeleteFunc(list, func(d specs.LinuxDevice) bool {
+			later := taken[d.Path]
+			taken[d.Path] = true
+			return later
+		})
+	}
 }
 
 // allowed is what the container's cgroup allows: no device but those of the

@@ -40,10 +40,13 @@ func TestHostDevices(t *testing.T) {
 	if err != nil || len(got) != 1 || len(got[0]) != 1 || got[0][0].Path != "/dev/zero2" || got[0][0].Minor != 3 {
 		t.Errorf("%+v, %v", got, err)
 	}
+	got, err = hostDevices([]*dev{{HostPath: "/dev/null", ContainerPath: "/x"}, {HostPath: "/dev/full", ContainerPath: "/y"}, {HostPath: "/dev/zero", ContainerPath: "/x"}})
+	if err != nil || len(got) != 3 || len(got[0]) != 0 || len(got[1]) != 1 || len(got[2]) != 1 || got[2][0].Minor != 5 {
+		t.Errorf("one path twice: %+v, %v", got, err)
+	}
 	for field, list := range map[string][]*dev{
-		"devices[0].host_path":      {{HostPath: "/etc/passwd", ContainerPath: "/x"}},
-		"devices[1].host_path":      {{HostPath: "/dev/null", ContainerPath: "/x"}, {HostPath: filepath.Join(t.TempDir(), "never"), ContainerPath: "/y"}},
-		"devices[1].container_path": {{HostPath: "/dev/null", ContainerPath: "/x"}, {HostPath: "/dev/zero", ContainerPath: "/x"}},
+		"devices[0].host_path": {{HostPath: "/etc/passwd", ContainerPath: "/x"}},
+		"devices[1].host_path": {{HostPath: "/dev/null", ContainerPath: "/x"}, {HostPath: filepath.Join(t.TempDir(), "never"), ContainerPath: "/y"}},
 	} {
 		_, err := hostDevices(list)
 		refused(t, err, field)

@@ -18,20 +18,16 @@ import (
 var mountOptions = []string{"nodev", "noexec", "nosuid"}
 
 func (p *Pod) checkMounts(mounts []*runtimeapi.Mount) error {
-	taken := map[string]bool{}
 	for i, m := range mounts {
 		field := fmt.Sprintf("mounts[%d].", i)
 		switch target := m.GetContainerPath(); {
 		case !path.IsAbs(target) || path.Clean(target) == "/" || slices.Contains(strings.Split(target, "/"), ".."):
 			return invalid(field+"container_path", "%.100q is not an absolute path below / without ..", target)
-		case taken[path.Clean(target)]:
-			return invalid(field+"container_path", "%.100q is mounted on twice", target)
 		case m.GetImage() == nil && !path.IsAbs(m.GetHostPath()):
 			return invalid(field+"host_path", "%.100q is not an absolute path", m.GetHostPath())
 		case propagations[m.GetPropagation()] == "":
 			return invalid(field+"propagation", "%d is not PRIVATE, HOST_TO_CONTAINER or BIDIRECTIONAL", m.GetPropagation())
 		}
-		taken[path.Clean(m.GetContainerPath())] = true
 		err := firstError(
 			func() error { return checkNames(field+"container_path", m.GetContainerPath()) },
 			func() error { return checkNames(field+"host_path", m.GetHostPath()) },
@@ -121,10 +117,18 @@ func rootPropagation(mounts []*runtimeapi.Mount) string {
 	return propagations[root]
 }
 
-// configMounts are the config's, parents before children.
+// configMounts are the config's, parents before children. Of several at one path,
+// however it is spelt, the last one is made: the others would be hidden beneath it.
 func configMounts(config *runtimeapi.ContainerConfig, hostPaths []string) []specs.Mount {
+	last := map[string]int{}
+	for i, m := range config.GetMounts() {
+		last[path.Clean(m.GetContainerPath())] = i
+	}
 	var list []specs.Mount
 	for i, m := range config.GetMounts() {
+		if last[path.Clean(m.GetContainerPath())] != i {
+			continue
+		}
 		access := "rw"
 		switch {
 		case m.GetRecursiveReadOnly():

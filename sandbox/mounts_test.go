@@ -99,10 +99,11 @@ func TestMountsPropagate(t *testing.T) {
 	config := &ctrC{Mounts: []*mount{
 		{ContainerPath: "/a/b", Propagation: bidirectional, MountOptions: []string{"noexec"}},
 		{ContainerPath: "/a", Readonly: true, Propagation: hostToContainer},
-		{ContainerPath: "/c", Readonly: true, RecursiveReadOnly: true},
+		{ContainerPath: "/c", Readonly: true},
+		{ContainerPath: "//c/./", Readonly: true, RecursiveReadOnly: true},
 	}}
 	var got []string
-	for _, m := range configMounts(config, []string{"/1", "/2", "/3"}) {
+	for _, m := range configMounts(config, []string{"/1", "/2", "/hidden", "/3"}) {
 		got = append(got, m.Source+" "+m.Destination+" "+strings.Join(m.Options, ","))
 	}
 	if want := []string{"/2 /a rbind,rslave,ro", "/3 /c rbind,rprivate,rro", "/1 /a/b rbind,rshared,rw,noexec"}; !slices.Equal(got, want) {

@@ -296,3 +296,43 @@ func TestSwappedMountTarget(t *testing.T) {
 		}
 	})
 }
+
+// Kubernetes lets a pod mount several volumes at one path, which differs in its
+// spelling at most: the last one counts, and all are in the status.
+func TestOnePathTwice(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		pod := n.runPod(t, podConfig(t, "web"))
+		first, last := t.TempDir(), t.TempDir()
+		writeHost(t, filepath.Join(first, "below", "first"), "")
+		writeHost(t, filepath.Join(last, "below", "last"), "")
+		writeHost(t, filepath.Join(last, "file"), "a file\n")
+		config := n.shell("main", "ls /data /data/below; cat /one; umount /data 2>/dev/null; ls /data")
+		config.Mounts = []*runtimeapi.Mount{
+			{HostPath: first, ContainerPath: "/data"},
+			{HostPath: first, ContainerPath: "/data/below"},
+			{HostPath: first, ContainerPath: "/one"},
+			{HostPath: filepath.Join(last, "file"), ContainerPath: "/one"},
+			{HostPath: last, ContainerPath: "/data/", Readonly: true},
+			{HostPath: filepath.Join(last, "below"), ContainerPath: "//data/./below/"},
+		}
+		config.Devices = []*runtimeapi.Device{
+			{HostPath: "/dev/full", ContainerPath: "/dev/own", Permissions: "rw"},
+			{HostPath: "/dev/zero", ContainerPath: "/dev/own", Permissions: "r"},
+		}
+		config.Command[2] += "; stat -c %t:%T /dev/own"
+		id := n.startContainer(t, pod, config)
+		c := n.exited(t, id)
+		if got, want := n.output(t, id, "stdout"), "/data:\nbelow\nfile\n\n/data/below:\nlast\na file\nbelow\nfile\n1:5\n"; got != want {
+			t.Errorf("it sees\n%s\nwant\n%s", got, want)
+		}
+		if len(c.GetMounts()) != len(config.Mounts) {
+			t.Fatalf("the status has %v", c.GetMounts())
+		}
+		for i, m := range config.Mounts {
+			if !proto.Equal(c.GetMounts()[i], m) {
+				t.Errorf("the status has %v, want %v", c.GetMounts()[i], m)
+			}
+		}
+	})
+}
