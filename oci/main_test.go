@@ -32,14 +32,21 @@ import (
 func TestMain(m *testing.M) {
 	keeper.Step = dieHere
 	logger := log.New(os.Stderr, "", log.Lmicroseconds|log.Lmsgprefix)
+	if os.Args[0] == hostileName {
+		logger.Fatal(beHostile())
+	}
 	if err := runner.Program(os.Args, logger); !errors.Is(err, runner.ErrUsage) {
 		if err != nil {
 			logger.Fatal(err)
 		}
 		syscall.Exit(0) // with the race detector, os.Exit takes a second
 	}
-	if os.Args[0] == attackName {
+	switch os.Args[0] {
+	case attackName:
 		attackInit()
+		os.Exit(0)
+	case inheritedName:
+		printInherited()
 		os.Exit(0)
 	}
 	// The cgroup library opens /sys/fs/cgroup at its first use, for good.

@@ -217,52 +217,6 @@ func TestRuntimeKilledAtAnyMoment(t *testing.T) {
 	})
 }
 
-// Guards against what runtimes, and through them containers and execs, inherit
-// from the keeper: its environment (NOTIFY_SOCKET makes `crun run --detach` wait
-// for the container's whole life), umask, oom_score_adj, limits and open files.
-func TestNothingOfTheKeeperIsInherited(t *testing.T) {
-	const script = `tr '\0' '\n' </proc/self/environ; umask; cat /proc/self/oom_score_adj
-		ulimit -Sn; ulimit -Hn; cd /proc/self/fd; echo *`
-	// The runtimes add HOME; 3 is the directory that the shell reads.
-	const want = "PATH=/bin\nHOME=/\n0022\n0\n1000\n1001\n0 1 2 3\n"
-	hostile := filepath.Join(t.TempDir(), "berth-keeper")
-	if err := os.WriteFile(hostile, []byte(`#!/bin/sh
-		export NOTIFY_SOCKET=/run/nobody SECRET=hunter2
-		umask 077
-		ulimit -n 4321
-		echo 500 >/proc/self/oom_score_adj
-		exec 7</etc/passwd
-		exec `+self(t)+` "$@"`), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"runc", "crun"} {
-		t.Run(name, func(t *testing.T) {
-			n := newNodeWith(t, hostile)
-			if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", n.hello().Pid)); string(b) != "500\n" {
-				t.Fatalf("the keeper is not hostile: oom_score_adj %q", b)
-			}
-			files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", n.hello().Runner))
-			if err != nil || len(files) == 0 {
-				t.Fatalf("the runner's files: %v, %v", files, err)
-			}
-			for _, f := range files {
-				if target, _ := os.Readlink(f); target == "/etc/passwd" {
-					t.Errorf("the runner has %s open", target)
-				}
-			}
-			c := n.container(n.runtime(name), script+"; sleep 1000")
-			c.start()
-			c.awaitOutput("0 1 2")
-			if out, _ := c.output(); out != want {
-				t.Errorf("in the container: %q, want %q", out, want)
-			}
-			if _, out, _, err := c.exec(script); err != nil || out != want {
-				t.Errorf("in an exec: %q, %v, want %q", out, err, want)
-			}
-		})
-	}
-}
-
 // Guards against a first process of the machine that reaps nothing: orphans of
 // the tests, which kill keepers, would stay zombies for ever.
 func TestOrphansOfTheTestsAreReaped(t *testing.T) {

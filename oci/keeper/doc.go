@@ -27,7 +27,7 @@
 //
 // The keeper and the runner import the standard library and golang.org/x/sys
 // only. Read protocol.go, then keeper.go (the loop), requests.go, process.go, child.go
-// with exit.go (where an exit code becomes durable), console.go, queue.go, runner.go,
-// upgrade.go; then client.go (the connection) and tracked.go (the processes). step.go
+// with exit.go (where an exit code becomes durable), console.go, queue.go, runner.go
+// with inherit.go (what containers do not inherit) and signals.go, upgrade.go; then client.go (the connection) and tracked.go (the processes). step.go
 // is where tests kill.
 package keeper

@@ -45,8 +45,7 @@ type keeper struct {
 // when it could not start, when another keeper serves run, or on SIGTERM while it
 // knows no process.
 func Main(run string, logger *log.Logger) error {
-	// A closed stderr must not end the keeper.
-	signal.Ignore(unix.SIGPIPE, unix.SIGHUP, unix.SIGINT)
+	CatchSignals() // a closed stderr, or terminal, must not end the keeper
 	unix.Umask(0o077)
 	// What whoever started berthd has left open reaches no runner, no container.
 	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {

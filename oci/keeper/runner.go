@@ -89,9 +89,13 @@ func (k *keeper) execRunner() (*exec.Cmd, *wire.Peer, error) {
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs, listener}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	refused, err := startAfresh(cmd)
+	if err != nil {
 		conn.Close()
 		return nil, nil, err
+	}
+	if refused != nil {
+		k.logger.Printf("containers inherit this from the keeper: %v", refused)
 	}
 	return cmd, wire.NewPeer(conn), nil
 }

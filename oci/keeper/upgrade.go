@@ -45,6 +45,8 @@ func (k *keeper) upgrade(path string) error {
 		return fmt.Errorf("upgrade to %s: %w", path, err)
 	}
 	defer state.Close()
+	ignoreSignals()
+	defer CatchSignals()
 	cloexec(inherit, false)
 	if k.runner != nil {
 		// It would live on beside its successor.

@@ -7,7 +7,6 @@ import (
 	"log"
 	"net"
 	"os"
-	"os/signal"
 	"sync"
 
 	"berth/oci/cgroup"
@@ -33,13 +32,8 @@ type runner struct {
 
 // Main is the runner process. It returns when the keeper is gone.
 func Main(run string, logger *log.Logger) error {
-	signal.Ignore(unix.SIGPIPE, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
-	// OCI runtimes, execs and containers inherit these two. What protects the
-	// keeper is not for them, and this process may die.
-	unix.Umask(0o022)
-	if err := setOOMScoreAdj(0); err != nil {
-		logger.Printf("reset oom_score_adj: %v", err)
-	}
+	keeper.CatchSignals()
+	forgetInherited(logger)
 	unix.CloseOnExec(keeper.RunnerKeeperFD)
 	unix.CloseOnExec(keeper.RunnerListenerFD)
 	conn, err := wire.FileConn(os.NewFile(keeper.RunnerKeeperFD, "keeper"))
