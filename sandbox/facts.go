@@ -22,7 +22,7 @@ type Facts struct {
 	Volumes      []string // paths of the image's volumes that the container has
 	Hostname     string
 	Capabilities []string // that the node can give
-	NoFile       uint64
+	Rlimits      []specs.POSIXRlimit
 	OOMScoreAdj  int
 	Controls     oci.Controls
 	Devices      [][]specs.LinuxDevice // of the config's devices, in their order, with their paths in the container
@@ -41,7 +41,7 @@ func gather(ctx context.Context, pod *runtimeapi.PodSandboxConfig, config *runti
 		Image:        img.Config.Config,
 		Hostname:     hostname,
 		Capabilities: n.capabilities,
-		NoFile:       n.noFile,
+		Rlimits:      n.rlimits,
 		OOMScoreAdj:  int(n.effective(config.GetLinux().GetResources()).GetOomScoreAdj()),
 		Controls:     n.controls,
 	}

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/klog/v2"
 
 	"berth/oci"
@@ -18,9 +18,9 @@ import (
 // containers.
 type node struct {
 	hostname     string
-	capabilities []string // that a container may get, in the order of their numbers
-	noFile       uint64   // RLIMIT_NOFILE
-	leastOOM     int      // least oom_score_adj that may be set
+	capabilities []string            // that a container may get, in the order of their numbers
+	rlimits      []specs.POSIXRlimit // of every container
+	leastOOM     int                 // least oom_score_adj that may be set
 	controls     oci.Controls
 	seccomp      bool // the kernel filters system calls
 	appArmor     bool // AppArmor is enabled
@@ -50,8 +50,12 @@ func lookAround(noFile uint64) (node, error) {
 			n.capabilities = append(n.capabilities, name)
 		}
 	}
-	if n.noFile, err = openFiles(noFile); err != nil {
-		return node{}, err
+	if noFile == 0 {
+		noFile = defaultNoFile
+	}
+	n.rlimits = oci.Rlimits(noFile)
+	if got := n.openFiles(); got < noFile {
+		klog.Warningf("Containers may have %d open files, not the %d of container.nofile: raise LimitNOFILE= of berthd's unit, which berthd may not exceed, or the sysctl fs.nr_open", got, noFile)
 	}
 	if !slices.Contains(n.capabilities, "CAP_SYS_RESOURCE") {
 		if n.leastOOM, err = ownOOMScoreAdj(); err != nil {
@@ -80,15 +84,14 @@ func boundingSet() (uint64, error) {
 	return 0, fmt.Errorf("/proc/self/status names no CapBnd")
 }
 
-func openFiles(want uint64) (uint64, error) {
-	if want == 0 {
-		want = defaultNoFile
+// openFiles is the RLIMIT_NOFILE of containers.
+func (n *node) openFiles() uint64 {
+	for _, l := range n.rlimits {
+		if l.Type == "RLIMIT_NOFILE" {
+			return l.Hard
+		}
 	}
-	var own syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil {
-		return 0, fmt.Errorf("read RLIMIT_NOFILE: %w", err)
-	}
-	return min(want, own.Max), nil
+	return 0
 }
 
 func ownOOMScoreAdj() (int, error) {

@@ -1,11 +1,15 @@
 package sandbox
 
 import (
+	"bytes"
+	"cmp"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"berth/image"
 )
@@ -15,11 +19,22 @@ func TestLookAround(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil {
 		t.Fatal(err)
 	}
-	for want, got := range map[uint64]uint64{64: 64, 0: min(defaultNoFile, own.Max), 1 << 60: own.Max} {
+	log := captureLog(t)
+	for _, want := range []uint64{64, 0, 1 << 60} {
 		n, err := lookAround(want)
-		if err != nil || n.noFile != min(got, own.Max) {
-			t.Errorf("%d open files: %d, %v, want %d", want, n.noFile, err, got)
+		if err != nil {
+			t.Fatal(err)
 		}
+		want = cmp.Or(want, defaultNoFile)
+		got := n.openFiles()
+		if got > want || got < min(want, own.Max) {
+			t.Errorf("%d of %d open files, this process may have %d", got, want, own.Max)
+		}
+		klog.Flush()
+		if warned := strings.Contains(log.String(), "container.nofile"); warned != (got < want) {
+			t.Errorf("%d of %d open files: the log is %q", got, want, log)
+		}
+		log.Reset()
 		if n.hostname == "" {
 			t.Error("no hostname")
 		}
@@ -38,6 +53,17 @@ func TestLookAround(t *testing.T) {
 	if id, err := bootID(); err != nil || len(id) != 36 {
 		t.Errorf("boot id %q, %v", id, err)
 	}
+}
+
+// captureLog returns what is logged during the test.
+func captureLog(t *testing.T) *bytes.Buffer {
+	t.Helper()
+	state := klog.CaptureState()
+	t.Cleanup(state.Restore)
+	klog.LogToStderr(false)
+	log := &bytes.Buffer{}
+	klog.SetOutput(log)
+	return log
 }
 
 // An oom_score_adj that this process may not set would keep the container from

@@ -125,7 +125,7 @@ type Pods struct {
 	UnprivilegedPorts bool // processes in a pod's own network may listen on any port
 	UnprivilegedPing  bool // and send ICMP echo requests
 
-	NoFile uint64        // RLIMIT_NOFILE of containers, clipped to this process's own; 0: 1048576
+	NoFile uint64        // RLIMIT_NOFILE of containers, as far as OpenFiles allows; 0: 1048576
 	Sweep  time.Duration // between two searches for what no record knows; 0: ten minutes
 
 	boot       string // boot id of this kernel

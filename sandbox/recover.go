@@ -46,6 +46,10 @@ func (ps *Pods) Open(ctx context.Context) error {
 	return nil
 }
 
+// OpenFiles is the RLIMIT_NOFILE that containers get: less than NoFile where this
+// process cannot give as much.
+func (ps *Pods) OpenFiles() uint64 { return ps.node.openFiles() }
+
 // Close ends the background work and waits for it. Pods and containers run on,
 // and the next Open finishes what was under way. Calls after it return
 // ErrClosed.

@@ -75,7 +75,7 @@ func process(config *runtimeapi.ContainerConfig, facts Facts) (*specs.Process, e
 		Env:             environment(config, facts),
 		Cwd:             cwd,
 		Capabilities:    caps,
-		Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: facts.NoFile, Soft: facts.NoFile}},
+		Rlimits:         facts.Rlimits,
 		NoNewPrivileges: sc.GetNoNewPrivs(),
 		ApparmorProfile: facts.AppArmor,
 		SelinuxLabel:    facts.ProcessLabel,

@@ -27,7 +27,7 @@ func testFacts() Facts {
 		User:         specs.User{UID: 1000, GID: 2000, AdditionalGids: []uint32{2000}},
 		Hostname:     "pod",
 		Capabilities: slices.DeleteFunc(slices.Clone(capabilityNames), func(c string) bool { return c == "CAP_SYS_RESOURCE" }),
-		NoFile:       4096,
+		Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 4096, Soft: 4096}},
 		Controls:     oci.Controls{Unified: true, Swap: true, HugePages: true, PageSizes: []string{"2MB", "1GB"}},
 
 		SeccompProfile: []byte(`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"}]}`),

@@ -92,6 +92,7 @@ type statusReport struct {
 	Ready      bool              `json:"ready"`
 	Conditions []conditionReport `json:"conditions"`
 	Handlers   []string          `json:"handlers"`
+	OpenFiles  limitReport       `json:"open_files"` // RLIMIT_NOFILE of containers
 	Pods       podsReport        `json:"pods"`
 	Containers containersReport  `json:"containers"`
 	Images     int               `json:"images"`
@@ -103,6 +104,11 @@ type conditionReport struct {
 	Ready   bool   `json:"ready"`
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
+}
+
+type limitReport struct {
+	Effective  uint64 `json:"effective"`
+	Configured uint64 `json:"configured"`
 }
 
 type podsReport struct {

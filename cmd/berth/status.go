@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -63,7 +64,7 @@ func (c *client) nodeStatus(ctx context.Context) (*nodeStatus, error) {
 	if s.version, err = c.runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
 		return nil, err
 	}
-	if s.status, err = c.runtime.Status(ctx, &runtimeapi.StatusRequest{}); err != nil {
+	if s.status, err = c.runtime.Status(ctx, &runtimeapi.StatusRequest{Verbose: true}); err != nil {
 		return nil, err
 	}
 	pods, err := c.runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
@@ -94,6 +95,7 @@ func (s *nodeStatus) report() statusReport {
 		r.Conditions = append(r.Conditions, conditionReport{c.GetType(), c.GetStatus(), c.GetReason(), c.GetMessage()})
 		r.Ready = r.Ready && c.GetStatus()
 	}
+	r.OpenFiles = s.openFiles()
 	for _, h := range s.status.GetRuntimeHandlers() {
 		if h.GetName() != "" {
 			r.Handlers = append(r.Handlers, h.GetName())
@@ -115,6 +117,17 @@ func (s *nodeStatus) report() statusReport {
 	return r
 }
 
+// openFiles are what a container may have and what the configuration asks for.
+func (s *nodeStatus) openFiles() (r limitReport) {
+	var limits struct{ Nofile uint64 }
+	var config struct{ Container struct{ Nofile uint64 } }
+	info := s.status.GetInfo()
+	// A berthd of another version may tell neither.
+	_ = json.Unmarshal([]byte(info["limits"]), &limits)
+	_ = json.Unmarshal([]byte(info["config"]), &config)
+	return limitReport{Effective: limits.Nofile, Configured: config.Container.Nofile}
+}
+
 func (r statusReport) write(w io.Writer) error {
 	t := newTable(w, true)
 	t.row("version:", r.Version)
@@ -127,6 +140,11 @@ func (r statusReport) write(w io.Writer) error {
 		}
 	}
 	t.row("handlers:", strings.Join(r.Handlers, ", "))
+	if l := r.OpenFiles; l.Effective < l.Configured {
+		t.row("open files:", fmt.Sprintf("%d, not the %d of container.nofile: raise LimitNOFILE= of berthd's unit, or fs.nr_open", l.Effective, l.Configured))
+	} else {
+		t.row("open files:", fmt.Sprint(l.Effective))
+	}
 	t.row("pods:", fmt.Sprintf("%d, %d ready", r.Pods.Total, r.Pods.Ready))
 	t.row("containers:", fmt.Sprintf("%d, %d running", r.Containers.Total, r.Containers.Running))
 	t.row("images:", fmt.Sprint(r.Images))

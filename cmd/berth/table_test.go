@@ -112,6 +112,7 @@ func TestStatusTable(t *testing.T) {
 				{Type: runtimeapi.NetworkReady, Reason: "NetworkNotReady", Message: "no network configuration in /etc/cni/net.d"},
 			}},
 			RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: ""}, {Name: "crun"}, {Name: "runc"}},
+			Info:            map[string]string{"limits": `{"nofile":20000}`, "config": `{"container":{"nofile":1048576}}`},
 		},
 		images: make([]*runtimeapi.Image, 2),
 		fs: &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{

@@ -28,6 +28,7 @@ type settings struct {
 	images   *image.Store
 	network  *cni.Network
 	runtimes map[string]shownRuntime
+	limits   shownLimits
 
 	mu     sync.Mutex
 	config config
@@ -87,7 +88,13 @@ func (s *settings) change(c config) error {
 func (s *settings) info() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return map[string]string{"config": encode(s.config), "runtimes": encode(s.runtimes)}
+	return map[string]string{"config": encode(s.config), "runtimes": encode(s.runtimes), "limits": encode(s.limits)}
+}
+
+// shownLimits are those that containers get, where they may be others than those of
+// the configuration. `berth status` reads them.
+type shownLimits struct {
+	Nofile uint64 `json:"nofile"`
 }
 
 func encode(v any) string {

@@ -63,7 +63,10 @@ func run(ctx context.Context, c config, path string) (err error) {
 	}
 	defer pods.Close()
 
-	settings := &settings{path: path, config: c, images: images, network: network, runtimes: runtimes.shown}
+	settings := &settings{
+		path: path, config: c, images: images, network: network,
+		runtimes: runtimes.shown, limits: shownLimits{Nofile: pods.OpenFiles()},
+	}
 	defer settings.follow(ctx)()
 	streams, err := cri.ListenStreams(ctx, c.Streaming.Address)
 	if err != nil {
