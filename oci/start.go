@@ -1,11 +1,11 @@
 package oci
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,16 +162,7 @@ func (r *Runtime) command(ctx context.Context, run *runner.Run, stderr func() st
 
 // failure makes the error of a runtime command from its log and its stderr.
 func (r *Runtime) failure(dir string, ran runner.Ran) error {
-	var said []string
-	if f, err := os.Open(filepath.Join(dir, runner.LogFile)); err == nil {
-		defer f.Close()
-		for s := bufio.NewScanner(f); s.Scan(); {
-			var line struct{ Level, Msg string }
-			if json.Unmarshal(s.Bytes(), &line) == nil && (line.Level == "error" || line.Level == "fatal") {
-				said = append(said, line.Msg)
-			}
-		}
-	}
+	said := loggedErrors(filepath.Join(dir, runner.LogFile))
 	if len(said) == 0 && ran.Stderr != "" {
 		said = append(said, ran.Stderr)
 	}
@@ -182,6 +173,39 @@ func (r *Runtime) failure(dir string, ran runner.Ran) error {
 		return fmt.Errorf("%s: %s", r.Name, ran.Status)
 	}
 	return fmt.Errorf("%s: %s (%s)", r.Name, strings.Join(said, "; "), ran.Status)
+}
+
+// Of a failed runtime's log: how much is read, and how much of each message is
+// reported, in bytes. One quotes what it was given, which may be long.
+const (
+	logRead = 4 << 20
+	msgKept = 1 << 10
+)
+
+// loggedErrors are the errors in a runtime's log, the middle of long ones left out.
+func loggedErrors(path string) (said []string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	for d := json.NewDecoder(io.LimitReader(f, logRead)); ; {
+		var line struct{ Level, Msg string }
+		if d.Decode(&line) != nil {
+			return said
+		}
+		if line.Level == "error" || line.Level == "fatal" {
+			said = append(said, shorten(line.Msg, msgKept))
+		}
+	}
+}
+
+// shorten leaves out the middle of what is longer than most bytes.
+func shorten(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most/2], "") + "…" + strings.ToValidUTF8(s[len(s)-most/2:], "")
 }
 
 const (

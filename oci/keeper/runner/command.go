@@ -96,7 +96,7 @@ func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 		return Ran{}, err
 	}
 	keeper.At("start begun")
-	ran := r.runtime(c, stdio)
+	ran := r.runtime(c, s.Cgroup, stdio)
 	keeper.At("start ran")
 	if err := r.settle(c.ID, &s); err != nil {
 		return Ran{}, err
@@ -203,8 +203,9 @@ func (c Run) stdio(files []*os.File) ([]*os.File, error) {
 }
 
 // runtime runs the command and waits for it. When it takes too long, it and
-// whatever it started are killed, also what a killed `run` still completes.
-func (r *runner) runtime(c Run, stdio []*os.File) Ran {
+// whatever it started are killed, also what a killed `run` still completes. cgroup is
+// that of the process which it is to start.
+func (r *runner) runtime(c Run, cgroup string, stdio []*os.File) Ran {
 	cmd := exec.Command(c.Argv[0], c.Argv[1:]...)
 	scratch := scratchDir(c.Dir)
 	if err := os.MkdirAll(scratch, 0o700); err != nil {
@@ -224,6 +225,8 @@ func (r *runner) runtime(c Run, stdio []*os.File) Ran {
 	if err != nil {
 		return Ran{Status: fmt.Sprintf("start %s: %v", c.Argv[0], err)}
 	}
+	pipes := relieve(stdio[1:], func() bool { return c.alone(cgroup, cmd.Process.Pid) })
+	defer pipes.end()
 
 	killed := make(chan struct{})
 	timer := time.AfterFunc(c.Timeout, func() {
