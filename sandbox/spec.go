@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"path"
 	"path/filepath"
 	"slices"
@@ -63,6 +64,10 @@ func process(config *runtimeapi.ContainerConfig, facts Facts) (*specs.Process, e
 	if err != nil {
 		return nil, err
 	}
+	env, err := environment(config, facts)
+	if err != nil {
+		return nil, err
+	}
 	sc := config.GetLinux().GetSecurityContext()
 	caps, err := capabilities(sc, facts.Capabilities)
 	if err != nil {
@@ -72,7 +77,7 @@ func process(config *runtimeapi.ContainerConfig, facts Facts) (*specs.Process, e
 		Terminal:        config.GetTty(),
 		User:            facts.User,
 		Args:            args,
-		Env:             environment(config, facts),
+		Env:             env,
 		Cwd:             cwd,
 		Capabilities:    caps,
 		Rlimits:         facts.Rlimits,
@@ -91,6 +96,12 @@ func command(config *runtimeapi.ContainerConfig, facts Facts) ([]string, error) 
 		rest := config.GetArgs()
 		if len(rest) == 0 {
 			rest = facts.Image.Cmd
+			if err := checkArgs("the image's Cmd", rest); err != nil {
+				return nil, err
+			}
+		}
+		if err := checkArgs("the image's Entrypoint", facts.Image.Entrypoint); err != nil {
+			return nil, err
 		}
 		args = slices.Concat(facts.Image.Entrypoint, rest)
 	}
@@ -106,6 +117,9 @@ func workingDir(config *runtimeapi.ContainerConfig, facts Facts) (string, error)
 	dir := config.GetWorkingDir()
 	if dir == "" {
 		dir = facts.Image.WorkingDir
+		if err := checkNames("the image's WorkingDir", dir); err != nil {
+			return "", err
+		}
 	}
 	dir = path.Join("/", dir)
 	if beneath(dir, "/proc") {
@@ -116,12 +130,16 @@ func workingDir(config *runtimeapi.ContainerConfig, facts Facts) (string, error)
 
 // environment in rising order of precedence; a name comes once, where it first
 // came, with its last value.
-func environment(config *runtimeapi.ContainerConfig, facts Facts) []string {
+func environment(config *runtimeapi.ContainerConfig, facts Facts) ([]string, error) {
 	env := []string{defaultPath, "HOSTNAME=" + facts.Hostname}
 	if config.GetTty() {
 		env = append(env, "TERM=xterm")
 	}
-	env = append(env, facts.Image.Env...)
+	ofImage, err := imageEnvironment(facts.Image.Env)
+	if err != nil {
+		return nil, err
+	}
+	env = append(env, ofImage...)
 	for _, kv := range config.GetEnvs() {
 		env = append(env, kv.GetKey()+"="+string(kv.GetValue()))
 	}
@@ -137,7 +155,24 @@ func environment(config *runtimeapi.ContainerConfig, facts Facts) []string {
 	for i, name := range names {
 		names[i] = last[name]
 	}
-	return names
+	return names, nil
+}
+
+// imageEnvironment leaves out what is no variable, such as FOO and =bar: of the
+// runtimes, one refuses it and the other passes it on.
+func imageEnvironment(env []string) ([]string, error) {
+	var variables []string
+	for i, entry := range env {
+		name, _, found := strings.Cut(entry, "=")
+		if !found || name == "" {
+			continue
+		}
+		if err := checkArg(fmt.Sprintf("the image's Env[%d]", i), entry); err != nil {
+			return nil, err
+		}
+		variables = append(variables, entry)
+	}
+	return variables, nil
 }
 
 // namespaces: the pod's by path; none where it is the host's.

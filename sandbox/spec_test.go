@@ -106,8 +106,14 @@ func TestSpec(t *testing.T) {
 // What only image or node can tell is refused by name as well.
 func TestSpecRefuses(t *testing.T) {
 	for field, spoil := range map[string]func(*runtimeapi.ContainerConfig, *Facts){
-		"command":     func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.Entrypoint, f.Image.Cmd = nil, nil },
-		"working_dir": func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.WorkingDir = "/x/../proc/self/fd/7" },
+		"command": func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.Entrypoint, f.Image.Cmd = nil, nil },
+		"the image's Cmd[1]": func(c *runtimeapi.ContainerConfig, f *Facts) {
+			f.Image.Cmd = []string{"sh", strings.Repeat("x", 200_000)}
+		},
+		"the image's Entrypoint[0]": func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.Entrypoint = []string{"a\x00b"} },
+		"the image's Env[2]":        func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.Env = []string{"A=1", "=\x00", "B=\x00"} },
+		"the image's WorkingDir":    func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.WorkingDir = "/a\x00b" },
+		"working_dir":               func(c *runtimeapi.ContainerConfig, f *Facts) { f.Image.WorkingDir = "/x/../proc/self/fd/7" },
 		"linux.security_context.capabilities.add_capabilities": func(c *runtimeapi.ContainerConfig, f *Facts) {
 			c.Linux = &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
 				Capabilities: &runtimeapi.Capability{AddCapabilities: []string{"sys_resource"}},
@@ -121,6 +127,18 @@ func TestSpecRefuses(t *testing.T) {
 		if !errors.As(err, &invalid) || invalid.Field != field {
 			t.Errorf("%s: %v", field, err)
 		}
+	}
+}
+
+// Runtimes disagree about what is no variable: one refuses it, the other passes it
+// on.
+func TestImageEnvironment(t *testing.T) {
+	facts := testFacts()
+	facts.Image.Env = []string{"FOO", "=bar", "", "=", "A=1", "PATH=/image", "B=", "C==x"}
+	config := &runtimeapi.ContainerConfig{Envs: []*runtimeapi.KeyValue{{Key: "A", Value: []byte("2")}}}
+	got, err := environment(config, facts)
+	if want := []string{"PATH=/image", "HOSTNAME=" + facts.Hostname, "A=2", "B=", "C==x"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v, want %q", got, err, want)
 	}
 }
 

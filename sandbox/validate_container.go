@@ -70,12 +70,19 @@ const maxArg = 128<<10 - 1
 // checkArgs accepts what can be arguments of a process.
 func checkArgs(field string, args []string) error {
 	for i, arg := range args {
-		switch field := fmt.Sprintf("%s[%d]", field, i); {
-		case strings.ContainsRune(arg, 0):
-			return invalid(field, "cannot hold a NUL")
-		case len(arg) > maxArg:
-			return invalid(field, "has %d bytes, at most %d are possible", len(arg), maxArg)
+		if err := checkArg(fmt.Sprintf("%s[%d]", field, i), arg); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func checkArg(field, arg string) error {
+	switch {
+	case strings.ContainsRune(arg, 0):
+		return invalid(field, "cannot hold a NUL")
+	case len(arg) > maxArg:
+		return invalid(field, "has %d bytes, at most %d are possible", len(arg), maxArg)
 	}
 	return nil
 }
