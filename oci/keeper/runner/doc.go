@@ -27,9 +27,9 @@
 //     taken below it; spawning is held while a program is started, and is a leaf.
 //
 // It imports the standard library and golang.org/x/sys only. Read program.go,
-// protocol.go, runner.go with inherit.go and limits.go, command.go with spawn.go, nest.go
-// and relief.go, killtree.go, scratch.go and strays.go,
-// clear.go; then output.go with journal.go, lines.go and attach.go; then
-// namespaces.go, init.go, userns.go and tryuserns.go (namespaces that are not the
-// host's root's). log.go is the keeper's log, not a container's.
+// protocol.go, runner.go with inherit.go and limits.go, command.go with spawn.go,
+// nest.go and relief.go, killtree.go, scratch.go and strays.go, clear.go; then
+// output.go with journal.go, lines.go and attach.go; then namespaces.go, init.go,
+// userns.go and tryuserns.go (namespaces that are not the host's root's). log.go is
+// the keeper's log, not a container's.
 package runner
