@@ -11,7 +11,7 @@
 // update.go, log.go, gc.go, then stats.go (what it costs, gauge.go, interfaces.go and
 // rate.go), probe.go and features.go (what a runtime can), quirks.go (what one does
 // otherwise than the others), controls.go, device.go and propagation.go (what the
-// kernel can), rundir.go and chroot.go.
+// kernel can), rlimits.go, rundir.go and chroot.go.
 //
 // Locks: Runtime.mu guards the list of execs; a gauge's is held while cgroup files
 // and netlink are read, and that of all gauges, for memory only, may be taken below it.
