@@ -215,7 +215,7 @@ func (f *fakeRuntime) TuneNetwork(context.Context, oci.Pod, map[string]string) e
 
 func (f *fakeRuntime) MakePod(_ context.Context, p oci.Pod) error {
 	f.effects.add("namespaces", p.ID)
-	return nil
+	return os.MkdirAll(p.Files(), 0o700)
 }
 
 func (f *fakeRuntime) RemovePod(_ context.Context, p oci.Pod) error {
