@@ -32,7 +32,8 @@ func (s *Store) Pull(ctx context.Context, p Pull) (*Image, error) {
 	}
 	img, err := s.pull(ctx, named, p)
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", named, err)
+		// What an image or a registry says of itself stands in it.
+		return nil, fmt.Errorf("pull %s: %w", named, registry.Printable(err))
 	}
 	return img, nil
 }
@@ -55,7 +56,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, p Pull) (*Image
 	case err == nil:
 		s.forget(c.layers)
 	case !errors.Is(err, syscall.ENOSPC):
-		s.keep(c.layers)
+		s.keep(r.promises(repo.Host))
 	}
 	return img, err
 }

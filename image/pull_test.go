@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -347,4 +348,49 @@ func TestHostileLayer(t *testing.T) {
 		t.Errorf("got %v, want ErrInvalidImage", err)
 	}
 	s.empty(t)
+}
+
+// TestPullErrorsArePrintable: whatever an image says of itself, the error that
+// repeats it is short and has no escape sequence, no line of its own, and no
+// query of a URL.
+func TestPullErrorsArePrintable(t *testing.T) {
+	const evil = "\x1b[2J\nE1201 forged\u202e https://s3.example/x?X-Amz-Signature=hunter2 "
+	platform := func(n int) (all []ocispec.Descriptor) {
+		for i := range n {
+			d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(fmt.Sprint(i))}
+			d.Platform = &ocispec.Platform{OS: "linux" + evil, Architecture: fmt.Sprint(i), Variant: evil}
+			all = append(all, d)
+		}
+		return all
+	}
+	put := func(f *fake, d doc) { f.manifest("a", "v1", ocispec.MediaTypeImageManifest, d) }
+	for name, setUp := range map[string]func(f *fake){
+		"platforms":        func(f *fake) { f.index("a", "v1", ocispec.MediaTypeImageIndex, platform(1000)...) },
+		"platform":         func(f *fake) { f.image("a", "v1", spec{platform: ocispec.Platform{OS: evil, Architecture: evil}}) },
+		"type":             func(f *fake) { put(f, with(goodManifest(), "mediaType", evil)) },
+		"type of config":   func(f *fake) { put(f, with(goodManifest(), "config", descriptor(evil))) },
+		"type of artifact": func(f *fake) { put(f, with(with(goodManifest(), "artifactType", evil), "config", nil)) },
+		"type of layer":    func(f *fake) { put(f, withLayer("mediaType", evil)) },
+		"digest":           func(f *fake) { put(f, withLayer("digest", strings.Repeat(evil, 1000))) },
+		"field": func(f *fake) {
+			put(f, with(with(goodManifest(), "layers"+evil, 1), "LAYERS"+evil, 1))
+			put(f, with(goodManifest(), "config", evil))
+		},
+		"number": func(f *fake) {
+			put(f, with(goodManifest(), "schemaVersion", json.Number("2."+strings.Repeat("1", 5000))))
+		},
+		"file": func(f *fake) { f.image("a", "v1", spec{layers: [][]byte{files("../"+evil, "x")}}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, s := newFake(t), newStore(t)
+			setUp(f)
+			_, err := s.Pull(t.Context(), Pull{Ref: f.host() + "/a:v1"})
+			if !errors.Is(err, ErrInvalidImage) {
+				t.Fatalf("got %v, want ErrInvalidImage", err)
+			}
+			if text := err.Error(); strings.ContainsAny(text, "\x1b\n\u202e") || strings.Contains(text, "hunter2") || len(text) > 1200 {
+				t.Errorf("%d bytes: %.1000q", len(text), text)
+			}
+		})
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -99,7 +100,10 @@ func (r *Repository) ask(ctx context.Context, u *url.URL, header http.Header) (*
 	for _, c := range usable(resp.Header.Values("Www-Authenticate")) {
 		authorization, err := r.answer(ctx, u, c)
 		if err != nil {
-			refused = errors.Join(refused, err)
+			if refused != nil {
+				err = fmt.Errorf("%w; %w", refused, err)
+			}
+			refused = err
 			continue
 		}
 		if authorization == "" || authorization == used {

@@ -105,13 +105,14 @@ func requestError(ctx context.Context, err error) error {
 	return transportError(ctx, err)
 }
 
-// transportError names what went wrong on the wire. The caller's own deadline
-// and cancellation come first: they are not the registry's fault.
+// transportError names what went wrong on the wire; net/http may repeat what
+// came in raw. The caller's own deadline and cancellation come first: they are
+// not the registry's fault.
 func transportError(ctx context.Context, err error) error {
 	if err := ended(ctx); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, &wireError{err})
+	return fmt.Errorf("%w: %w", ErrUnavailable, &printable{err, maxQuote})
 }
 
 // ended tells whether the caller's context is over. A deadline may have made a
@@ -125,12 +126,6 @@ func ended(ctx context.Context) error {
 	}
 	return nil
 }
-
-// wireError is an error of net/http, which may repeat what came in raw.
-type wireError struct{ err error }
-
-func (e *wireError) Error() string { return bound(escape(withoutQuery(e.err.Error()))) }
-func (e *wireError) Unwrap() error { return e.err }
 
 // temporary tells whether trying again makes sense: after a server error, or a
 // connection that broke in whatever way. What needs somebody to change

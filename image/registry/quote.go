@@ -7,27 +7,42 @@ import (
 	"unicode/utf8"
 )
 
-// maxQuote bounds what an error repeats of foreign text, in bytes.
-const maxQuote = 300
+// Bounds of what errors repeat of foreign text, in bytes.
+const (
+	maxQuote = 300
+	maxText  = 1 << 10
+)
 
 // Quote is how an error repeats a text that a registry sent: in quotes, so that
 // escape sequences and line breaks reach neither a terminal nor a log; without
 // the queries of URLs; and not the whole of a long one.
-func Quote(text string) string { return strconv.Quote(bound(withoutQuery(text))) }
+func Quote(text string) string { return strconv.Quote(bound(withoutQuery(text), maxQuote)) }
 
-// bound leaves the beginning of a text that is too long.
-func bound(text string) string {
-	if len(text) <= maxQuote {
+// Printable is err with a text to which Quote's rules apply as a whole, except
+// for the quotes.
+func Printable(err error) error { return &printable{err, maxText} }
+
+type printable struct {
+	err error
+	max int
+}
+
+func (e *printable) Error() string { return bound(escape(withoutQuery(e.err.Error())), e.max) }
+func (e *printable) Unwrap() error { return e.err }
+
+// bound leaves the beginning of a text that is longer than max.
+func bound(text string, max int) string {
+	if len(text) <= max {
 		return text
 	}
-	end := maxQuote
-	for end > maxQuote-utf8.UTFMax && !utf8.RuneStart(text[end]) {
+	end := max
+	for end > max-utf8.UTFMax && !utf8.RuneStart(text[end]) {
 		end--
 	}
 	return text[:end] + "…"
 }
 
-// escape is Quote for a sentence in which foreign text stands.
+// escape writes what is not printable as a Go string has it.
 func escape(text string) string {
 	if !strings.ContainsFunc(text, func(r rune) bool { return r == utf8.RuneError || !strconv.IsPrint(r) }) {
 		return text
@@ -46,12 +61,15 @@ func escape(text string) string {
 	return b.String()
 }
 
-var query = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>?]*)\?[^\s"'<>]*`)
+var (
+	user  = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s"'<>/?@]*@`)
+	query = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>?]*)\?[^\s"'<>]*`)
+)
 
-// withoutQuery cuts the queries off the URLs in a text.
+// withoutQuery cuts the queries off the URLs in a text, and the users.
 func withoutQuery(text string) string {
-	if !strings.Contains(text, "?") {
+	if !strings.Contains(text, "://") {
 		return text
 	}
-	return query.ReplaceAllString(text, "$1")
+	return query.ReplaceAllString(user.ReplaceAllString(text, "$1"), "$1")
 }
