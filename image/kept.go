@@ -10,14 +10,15 @@ import (
 // kubelet's own tries are at most five minutes apart.
 const keepTime = 15 * time.Minute
 
-// keep claims the layers that a failed pull has brought, or found, until
-// keepTime is over, space gets short, or an image has them.
-func (s *Store) keep(layers []digest.Digest) {
+// keep claims the layers that a failed pull has brought or found until keepTime
+// is over, space gets short, or an image has them. A layer that the pull only
+// named is none of them.
+func (s *Store) keep(promises []promise) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, d := range layers {
-		l := s.layers[d]
-		if l == nil || !l.present {
+	for _, p := range promises {
+		d := p.DiffID
+		if !s.provenLocked(p.Declared) {
 			continue
 		}
 		if s.kept[d] == nil {

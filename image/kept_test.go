@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"berth/image/layer"
 )
 
 // answering makes the registry give code for one blob.
@@ -113,17 +115,11 @@ func TestKeptLayersExpire(t *testing.T) {
 	if keepTime != 15*time.Minute {
 		t.Errorf("they stay for %s", keepTime)
 	}
-	f, s := newFake(t), newStore(t)
-	failed(t, s, f, files("f", "x"))
-	failed(t, s, f, files("f", "x")) // begins the time anew, and claims once
+	f, s, tar := newFake(t), newStore(t), files("f", "x")
+	failed(t, s, f, tar)
+	failed(t, s, f, tar) // begins the time anew, and claims once
 	s.keepTime = time.Millisecond
-	s.mu.Lock()
-	kept := newClaim(nil)
-	for d := range s.kept {
-		kept.layers = append(kept.layers, d)
-	}
-	s.mu.Unlock()
-	s.keep(kept.layers)
+	s.keep([]promise{{Declared: layer.Declared{Digest: digest.FromBytes(gzipped(tar)), DiffID: digest.FromBytes(tar)}}})
 	gone := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -140,6 +136,23 @@ func TestKeptLayersExpire(t *testing.T) {
 	}
 	s.work.Wait()
 	s.empty(t)
+}
+
+// TestFailedPullKeepsNothingOfOthers: to name a layer is not to have it, so it
+// goes with the image that does.
+func TestFailedPullKeepsNothingOfOthers(t *testing.T) {
+	f, s := newFake(t), newStore(t)
+	secret := files("secret", "x")
+	f.image("a", "v1", spec{layers: [][]byte{secret}})
+	pull(t, s, f.host()+"/a:v1")
+	f.image("b", "v1", spec{layers: [][]byte{secret}, compress: func([]byte) []byte { return []byte("never that layer") }})
+	if _, err := s.Pull(t.Context(), Pull{Ref: f.host() + "/b:v1"}); !errors.Is(err, ErrInvalidImage) {
+		t.Errorf("got %v", err)
+	}
+	remove(t, s, f.host()+"/a:v1")
+	if s.work.Wait(); len(s.layers) != 0 {
+		t.Errorf("%d layers outlive their image", len(s.layers))
+	}
 }
 
 // TestKeptLayersGiveWay: what a failed pull has left never costs another its
