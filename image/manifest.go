@@ -71,7 +71,7 @@ func parseManifest(mediaType string, data []byte) (*manifest, error) {
 	if err := json.Unmarshal(data, &m); err != nil {
 		return nil, fmt.Errorf("%w: manifest: %w", ErrInvalidImage, err)
 	}
-	kind, err := manifestType(mediaType, m.MediaType, m.SchemaVersion)
+	kind, err := manifestType(mediaType, m.MediaType, shape(fields), m.SchemaVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +88,25 @@ func parseManifest(mediaType string, data []byte) (*manifest, error) {
 	return out, out.checkManifest()
 }
 
+// shape is what the fields of a document make of it, which counts where neither it
+// nor the registry says more: OCI documents need not name their own type.
+func shape(fields map[string]json.RawMessage) string {
+	switch {
+	case fields["manifests"] != nil:
+		return ocispec.MediaTypeImageIndex
+	case fields["config"] != nil:
+		return ocispec.MediaTypeImageManifest
+	}
+	return ""
+}
+
 // manifestType settles what the document is: header and body must not differ, unless
 // the header is generic.
-func manifestType(header, body string, schema int) (string, error) {
+func manifestType(header, body, shape string, schema int) (string, error) {
 	if slices.Contains(genericTypes, header) {
 		header = ""
 	}
-	kind := firstOf(header, body)
+	kind := firstOf(header, body, shape)
 	switch {
 	case strings.HasPrefix(kind, dockerSchema1) || schema == 1:
 		return "", fmt.Errorf("%w: Docker manifest schema 1 is not supported: push the image again with a current tool", ErrInvalidImage)

@@ -73,8 +73,11 @@ func TestParseManifest(t *testing.T) {
 		{"annotations and subject", oci, with(with(goodManifest(), "annotations", doc{"a": "b"}), "subject", descriptor("x")), ""},
 		{"docker layers in an OCI manifest", oci, withLayer("mediaType", dockerLayer+".gzip"), ""},
 
-		{"no media type at all", "", with(goodManifest(), "mediaType", nil), "unknown manifest type"},
-		{"served as JSON, without a type of its own", "application/json", with(goodManifest(), "mediaType", nil), "unknown manifest type"},
+		{"no media type at all", "", with(goodManifest(), "mediaType", nil), ""},
+		{"index served as JSON, without a type of its own", "application/json", with(goodIndex(), "mediaType", nil), ""},
+		{"of no media type and of both kinds", "text/plain", with(with(goodManifest(), "mediaType", nil), "manifests", []any{}), "ambiguous"},
+		{"of no media type and of no kind", "", doc{"schemaVersion": 2}, "unknown manifest type"},
+		{"served as JSON, without a type of its own", "application/json", with(goodManifest(), "mediaType", nil), ""},
 		{"schema 1 served as JSON", "application/json", doc{"schemaVersion": 1, "fsLayers": []any{}}, "schema 1 is not supported"},
 		{"header differs", index, goodManifest(), "calls itself"},
 		{"header of no manifest", "text/html", with(goodManifest(), "mediaType", nil), "unknown manifest type"},
@@ -205,7 +208,10 @@ func TestChoosePlatform(t *testing.T) {
 		host, there, want string // there is separated by blanks, "-" has no platform; so is want, "" is none
 	}{
 		{"linux/amd64", "linux/arm64 linux/amd64", "linux/amd64"},
-		{"linux/amd64", "windows/amd64 unknown/unknown linux/386", ""},
+		{"linux/amd64", "windows/amd64 unknown/unknown linux/s390x", ""},
+		{"linux/amd64", "windows/386 linux/i386", "linux/i386"},
+		{"linux/amd64/v3", "linux/386 linux/amd64", "linux/amd64"},
+		{"linux/386", "linux/amd64", ""},
 		{"linux/amd64", "linux/amd64/v3 linux/amd64", "linux/amd64"},
 		{"linux/amd64", "linux/amd64/v3", ""},
 		{"linux/amd64/v3", "linux/amd64 linux/amd64/v2 linux/amd64/v4", "linux/amd64/v2"},

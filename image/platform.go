@@ -118,6 +118,9 @@ func normal(p, host ocispec.Platform) ocispec.Platform {
 // rank tells how well an image for p runs on host: 0 is best, -1 is not at all.
 func rank(host, p ocispec.Platform) int {
 	p = normal(p, host)
+	if p.OS == host.OS && p.Architecture == "386" && host.Architecture == "amd64" {
+		return len(variants["amd64"]) // the kernel runs it, and anything better goes first
+	}
 	if p.OS != host.OS || p.Architecture != host.Architecture {
 		return -1
 	}
