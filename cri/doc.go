@@ -5,8 +5,8 @@
 // that its request names, calls the verb of the same name in package sandbox or
 // image, which check the request's config, and returns what that says. No state of a
 // pod lives here: every decision about one is made in package sandbox. The locks are
-// those of offered and open streaming sessions and of an ExecSync's output, and are
-// leaves.
+// those of offered, waiting and open streaming sessions, of the descriptors that these
+// may have, and of an ExecSync's output, and are leaves.
 //
 // Three things hold for every call, because they are done once, in the
 // interceptors (intercept.go):
@@ -27,6 +27,7 @@
 // group: runtime.go, pod.go, container.go, exec.go, log.go, update.go, stats.go,
 // image.go, pull.go; filter.go is what the Lists share, socket.go makes the
 // listener. Exec, Attach and PortForward return URLs: streaming.go (the RPCs,
-// tokens, the server), session.go (one connection), transport.go (SPDY and
-// WebSocket), remote.go (Exec and Attach), portforward.go.
+// tokens, the server), door.go and peer.go (who may connect, and how many),
+// session.go (one connection), spdy.go, websocket.go, remote.go (Exec and Attach),
+// portforward.go.
 package cri

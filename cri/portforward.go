@@ -3,10 +3,13 @@ package cri
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -22,9 +25,10 @@ import (
 const (
 	// maxPorts is as many as WebSocket has channels for, two a port.
 	maxPorts = 127
-	// maxPairs bounds the connections of a SPDY session of which only one stream
-	// has come.
-	maxPairs = 100
+	// maxForwarded bounds the connections of a SPDY session, and maxPairs those of
+	// which only one stream has come.
+	maxForwarded = 256
+	maxPairs     = 100
 	// uploadGrace is how long a client may go on sending when the pod's side has
 	// ended: a program that ends its answer early may still read.
 	uploadGrace = 5 * time.Second
@@ -55,19 +59,20 @@ func (c *session) portForward(pod *sandbox.Pod, ports []int32) {
 	}
 }
 
-// forwardSPDY serves any number of connections: two streams each, for data and
-// for errors, that carry the port and an id of the connection.
+// forwardSPDY serves any number of connections, maxForwarded at a time: two streams
+// each, for data and for errors, that carry the port and an id of the connection.
 func (c *session) forwardSPDY(pod *sandbox.Pod) error {
 	if _, err := httpstream.Handshake(c.r, c.w, portforward.SupportedProtocols); err != nil {
 		return err
 	}
-	conn, err := c.upgradeSPDY(checkForwarded)
+	conn, err := c.upgradeSPDY(2*maxForwarded+maxPairs, checkForwarded)
 	if err != nil {
 		return err
 	}
 	var connections sync.WaitGroup
 	defer connections.Wait()
-	pairs := map[string]map[string]httpstream.Stream{}
+	places := make(chan struct{}, maxForwarded)
+	var pairs pairs
 	for {
 		var s httpstream.Stream
 		select {
@@ -75,29 +80,80 @@ func (c *session) forwardSPDY(pod *sandbox.Pod) error {
 		case <-c.ctx.Done():
 			return nil
 		}
-		id, kind := requestID(s), s.Headers().Get(portforward.StreamType)
-		pair := pairs[id]
-		if pair == nil && len(pairs) < maxPairs {
-			pair = map[string]httpstream.Stream{}
-			pairs[id] = pair
-		}
-		if pair == nil || pair[kind] != nil {
+		pair, left := pairs.add(s)
+		for _, s := range left {
 			conn.reset(s)
+		}
+		if pair == nil {
 			continue
 		}
-		pair[kind] = s
-		if len(pair) < 2 {
-			continue
-		}
-		delete(pairs, id)
 		data, errs := pair[portforward.StreamTypeData], pair[portforward.StreamTypeError]
+		select {
+		case places <- struct{}{}:
+		default:
+			klog.V(callLevel).InfoS("Connection to a forwarded port refused", "pod", pod.ID(), "reason", fmt.Sprintf("the session has %d", maxForwarded))
+			conn.reset(data)
+			conn.reset(errs)
+			continue
+		}
 		port, _ := strconv.ParseUint(s.Headers().Get(portforward.PortHeader), 10, 16) // it is one: checkForwarded
 		connections.Go(func() {
-			c.forward(pod, uint16(port), forwarded{data, errs, uploadGrace, func() { conn.reset(data) }})
+			c.forward(pod, uint16(port), forwarded{
+				data: data, beat: errs, grace: uploadGrace,
+				fail:  func(err error) { failSPDY(pod, errs, err) },
+				reset: func() { conn.reset(data) },
+			})
 			errs.Close()
 			conn.reset(errs)
+			<-places
 		})
 	}
+}
+
+// failSPDY tells the client why a connection has failed only where all others will
+// fail as well: kubectl ends its whole session when any connection has an error. A
+// connection that is refused or reset just ends.
+func failSPDY(pod *sandbox.Pod, errs io.Writer, err error) {
+	if errors.Is(err, sandbox.ErrNotReady) || errors.Is(err, sandbox.ErrNotFound) {
+		_, _ = io.WriteString(errs, err.Error())
+		return
+	}
+	klog.V(callLevel).InfoS("Connection to a forwarded port ended", "pod", pod.ID(), "reason", err)
+}
+
+// pairs are the connections of a SPDY session of which one stream is missing.
+type pairs struct {
+	byID map[string]map[string]httpstream.Stream // by type
+	ids  []string                                // the oldest first
+}
+
+// add returns the pair that s completes, or nil, and the streams that are to be
+// reset: a second one of a type, and the oldest half of a pair when there are too
+// many.
+func (p *pairs) add(s httpstream.Stream) (pair map[string]httpstream.Stream, left []httpstream.Stream) {
+	id, kind := requestID(s), s.Headers().Get(portforward.StreamType)
+	pair = p.byID[id]
+	switch {
+	case pair == nil:
+		if p.byID == nil {
+			p.byID = map[string]map[string]httpstream.Stream{}
+		}
+		p.byID[id] = map[string]httpstream.Stream{kind: s}
+		p.ids = append(p.ids, id)
+	case pair[kind] != nil:
+		return nil, []httpstream.Stream{s}
+	default:
+		pair[kind] = s
+		delete(p.byID, id)
+		p.ids = slices.DeleteFunc(p.ids, func(other string) bool { return other == id })
+		return pair, nil
+	}
+	if len(p.ids) > maxPairs {
+		left = slices.Collect(maps.Values(p.byID[p.ids[0]]))
+		delete(p.byID, p.ids[0])
+		p.ids = p.ids[1:]
+	}
+	return nil, left
 }
 
 // checkForwarded refuses a stream that is none of a connection's.
@@ -156,7 +212,11 @@ func (c *session) forwardWebSocket(pod *sandbox.Pod, ports []int32) error {
 		connections.Go(func() {
 			// A channel has no end of its own: the client has to be told by the
 			// connection's.
-			c.forward(pod, uint16(port), forwarded{data, errs, 0, func() { data.Close() }})
+			c.forward(pod, uint16(port), forwarded{
+				data: data, beat: errs,
+				fail:  func(err error) { _, _ = io.WriteString(errs, err.Error()) },
+				reset: func() { data.Close() },
+			})
 		})
 	}
 	connections.Wait()
@@ -167,26 +227,31 @@ func (c *session) forwardWebSocket(pod *sandbox.Pod, ports []int32) error {
 // forwarded is one connection of a client's.
 type forwarded struct {
 	data  io.ReadWriteCloser
-	errs  io.Writer
-	grace time.Duration // for what the client sends after the pod's side has ended
-	reset func()        // ends a Read of data under way
+	beat  io.Writer       // takes signs of life
+	fail  func(err error) // says why the connection failed
+	grace time.Duration   // for what the client sends after the pod's side has ended
+	reset func()          // ends a Read of data under way
 }
 
+// errTooManyFiles: streaming has its share of berthd's descriptors open.
+var errTooManyFiles = errors.New("too many streaming sessions and connections are open on this node: end some")
+
 // forward connects f with a port of the pod and returns when the pod's side has
-// ended, or the session.
+// ended, or the session. Nothing that happens to the connection reaches further.
 func (c *session) forward(pod *sandbox.Pod, port uint16, f forwarded) {
 	ctx := c.ctx
-	conn, err := pod.Dial(ctx, port)
+	conn, err := c.dial(pod, port)
 	if err != nil {
-		_, _ = io.WriteString(f.errs, err.Error())
+		f.fail(err)
 		f.data.Close()
 		f.reset()
 		return
 	}
+	defer c.of.files.give(forwardFiles)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
-	defer c.beat(f.errs)()
+	defer c.beat(f.beat)()
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -196,18 +261,39 @@ func (c *session) forward(pod *sandbox.Pod, port uint16, f forwarded) {
 			_, _ = io.Copy(io.Discard, f.data)
 		}
 	}()
-	if _, err := io.Copy(f.data, conn); err != nil && ctx.Err() == nil {
-		_, _ = io.WriteString(f.errs, err.Error())
-	}
+	_, err = io.Copy(f.data, conn)
 	f.data.Close()
-	grace := time.NewTimer(f.grace)
-	defer grace.Stop()
-	select {
-	case <-sent:
-	case <-grace.C:
-	case <-ctx.Done():
+	if err == nil {
+		c.awaitSent(sent, f.grace)
+	} else if ctx.Err() == nil {
+		f.fail(err)
 	}
 	conn.Close()
 	f.reset()
 	<-sent
+}
+
+// dial connects to a port of the pod. The descriptors of the connection are the
+// caller's to give back.
+func (c *session) dial(pod *sandbox.Pod, port uint16) (sandbox.Conn, error) {
+	if !c.of.files.take(forwardFiles) {
+		return nil, errTooManyFiles
+	}
+	conn, err := pod.Dial(c.ctx, port)
+	if err != nil {
+		c.of.files.give(forwardFiles)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// awaitSent waits until the client has sent all that it wanted to, at most grace.
+func (c *session) awaitSent(sent <-chan struct{}, grace time.Duration) {
+	most := time.NewTimer(grace)
+	defer most.Stop()
+	select {
+	case <-sent:
+	case <-most.C:
+	case <-c.ctx.Done():
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -90,16 +91,17 @@ func (c *session) openSPDY(req streamsRequest) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.upgradeSPDY(func(s httpstream.Stream) error { return nil })
-	if err != nil {
-		return nil, err
-	}
 	wanted := map[string]bool{
 		remotecommand.StreamTypeError:  true,
 		remotecommand.StreamTypeStdin:  req.GetStdin(),
 		remotecommand.StreamTypeStdout: req.GetStdout(),
 		remotecommand.StreamTypeStderr: req.GetStderr(),
 		remotecommand.StreamTypeResize: req.GetTty() && protocol != remotecommand.StreamProtocolV2Name,
+	}
+	maps.DeleteFunc(wanted, func(_ string, is bool) bool { return !is })
+	conn, err := c.upgradeSPDY(len(wanted), func(httpstream.Stream) error { return nil })
+	if err != nil {
+		return nil, err
 	}
 	got, err := c.collect(conn, wanted)
 	if err != nil {
@@ -129,16 +131,10 @@ func (c *session) openSPDY(req streamsRequest) (*remote, error) {
 
 // collect waits until each of the wanted streams has come, once.
 func (c *session) collect(conn *spdyConn, wanted map[string]bool) (map[string]httpstream.Stream, error) {
-	missing := 0
-	for _, is := range wanted {
-		if is {
-			missing++
-		}
-	}
 	timeout := time.NewTimer(streamsTimeout)
 	defer timeout.Stop()
 	got := map[string]httpstream.Stream{}
-	for missing > 0 {
+	for len(got) < len(wanted) {
 		select {
 		case s := <-conn.streams:
 			kind := s.Headers().Get(remotecommand.StreamType)
@@ -146,7 +142,6 @@ func (c *session) collect(conn *spdyConn, wanted map[string]bool) (map[string]ht
 				return nil, fmt.Errorf("the client opened a stream %q that is not wanted", kind)
 			}
 			got[kind] = s
-			missing--
 		case <-c.ctx.Done():
 			return nil, errHungUp
 		case <-timeout.C:

@@ -37,9 +37,9 @@ type session struct {
 	r    *http.Request
 	conn *net.TCPConn // below w
 
-	kind      string
-	heartbeat time.Duration
-	began     time.Time
+	kind  string
+	of    *Streaming
+	began time.Time
 
 	// ctx ends when the client has hung up or the server stops; its cause says
 	// which. Nothing else tells of a client that sends more than is taken from
@@ -80,9 +80,9 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 }
 
 // newSession watches over the request's connection. The caller calls end.
-func newSession(w http.ResponseWriter, r *http.Request, kind string, heartbeat time.Duration) (*session, error) {
+func newSession(w http.ResponseWriter, r *http.Request, kind string, of *Streaming) (*session, error) {
 	c := &session{
-		w: w, r: r, kind: kind, heartbeat: heartbeat, began: time.Now(),
+		w: w, r: r, kind: kind, of: of, began: time.Now(),
 		gone: make(chan struct{}), over: make(chan struct{}), typed: make(chan struct{}),
 	}
 	c.delivered = sync.OnceFunc(func() { close(c.typed) })
@@ -91,6 +91,7 @@ func newSession(w http.ResponseWriter, r *http.Request, kind string, heartbeat t
 	}
 	below := r.Context().Value(connKey{}).(connection)
 	c.conn = below.conn
+	of.door.leave(c.conn)
 	var err error
 	if c.probe, err = c.conn.File(); err != nil {
 		return nil, err
@@ -176,7 +177,7 @@ func (c *session) beat(to io.Writer) (stop func()) {
 	var beating sync.WaitGroup
 	stopped := make(chan struct{})
 	beating.Go(func() {
-		ticks := time.NewTicker(c.heartbeat)
+		ticks := time.NewTicker(c.of.heartbeat)
 		defer ticks.Stop()
 		for {
 			select {

@@ -26,18 +26,26 @@ const (
 	// bytes of their requests.
 	maxOffers  = 1000
 	maxOffered = 64 << 20
-	// headerTimeout bounds how long a client takes to ask for its URL.
-	headerTimeout = 10 * time.Second
-	maxHeader     = 32 << 10
+	// requestTimeout bounds how long a client takes to send its request, with all
+	// that it says its body has. A session has no such bound: a shell in which
+	// nobody types for a day is as it should be.
+	requestTimeout = 10 * time.Second
+	maxHeader      = 32 << 10
+	// reachTimeout bounds the proof that an URL leads to berthd.
+	reachTimeout = 2 * time.Second
+	// listenTries is how many free ports are tried where others are redirected.
+	listenTries = 8
 )
 
 // Streaming serves the URLs that Exec, Attach and PortForward return, over SPDY
 // and WebSocket, on loopback: the kubelet passes its clients on. A URL holds a
 // token, which is good for one session and for a minute.
 type Streaming struct {
-	listener  net.Listener
+	door      *door
+	files     *quota           // descriptors that sessions may still open
 	now       func() time.Time // time.Now but in tests
 	heartbeat time.Duration    // of sessions; shorter in tests
+	patience  time.Duration    // requestTimeout but in tests
 
 	mu       sync.Mutex
 	offers   map[string]*offer // by token
@@ -56,7 +64,8 @@ type offer struct {
 	serve   func(*session)
 }
 
-// ListenStreams listens on a loopback address; port 0 is any free one.
+// ListenStreams listens on a loopback address; port 0 is any free one to which no
+// NAT rule of this host has another way.
 func ListenStreams(ctx context.Context, address string) (*Streaming, error) {
 	at, err := netip.ParseAddrPort(address)
 	if err == nil && !at.Addr().IsLoopback() {
@@ -65,39 +74,69 @@ func ListenStreams(ctx context.Context, address string) (*Streaming, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for streaming: %w", err)
 	}
-	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", address)
+	files, err := streamFiles()
 	if err != nil {
 		return nil, fmt.Errorf("listen for streaming: %w", err)
 	}
-	return &Streaming{listener: l, now: time.Now, heartbeat: heartbeat, offers: map[string]*offer{}}, nil
+	l, err := listenReached(ctx, at)
+	if err != nil {
+		return nil, fmt.Errorf("listen for streaming: %w", err)
+	}
+	return &Streaming{
+		door: newDoor(l), files: files, now: time.Now, heartbeat: heartbeat, patience: requestTimeout, offers: map[string]*offer{},
+	}, nil
 }
 
+// listenReached listens at an address. Port 0 becomes a port that proveReach finds
+// to be reached; one that the operator has set may become so later, as url tells.
+func listenReached(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
+	var config net.ListenConfig
+	for try := 1; ; try++ {
+		l, err := config.Listen(ctx, "tcp", at.String())
+		if err != nil || at.Port() != 0 {
+			return l, err
+		}
+		if err = proveReach(l.Addr()); err == nil {
+			return l, nil
+		}
+		defer l.Close() // not before another is found: this one is not to be found again
+		if try == listenTries {
+			return nil, fmt.Errorf("connections to %s do not arrive: %w", l.Addr(), err)
+		}
+	}
+}
+
+// Address is where sessions are served: no pod may have it as a host port.
+func (s *Streaming) Address() netip.AddrPort { return addrPort(s.door.Addr()) }
+
 // Close is for a Streaming that is not served.
-func (s *Streaming) Close() error { return s.listener.Close() }
+func (s *Streaming) Close() error { return s.door.Close() }
 
 // serve serves until ctx ends, then ends all sessions and waits for them.
 func (s *Streaming) serve(ctx context.Context) error {
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
 	server := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: headerTimeout,
-		MaxHeaderBytes:    maxHeader,
-		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnContext:       withConn,
+		Handler:        s,
+		ReadTimeout:    s.patience, // ends when a session takes the connection over
+		WriteTimeout:   s.patience,
+		MaxHeaderBytes: maxHeader,
+		BaseContext:    func(net.Listener) context.Context { return base },
+		ConnContext:    withConn,
+		ConnState:      s.door.changed,
 	}
+	server.SetKeepAlivesEnabled(false) // one connection, one session
 	stop := context.AfterFunc(ctx, func() {
 		end(errStopping)
 		server.Close()
 	})
 	defer stop()
-	err := server.Serve(s.listener)
+	err := server.Serve(s.door)
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	if ctx.Err() == nil {
-		return fmt.Errorf("serve streaming on %s: %w", s.listener.Addr(), err)
+		return fmt.Errorf("serve streaming on %s: %w", s.door.Addr(), err)
 	}
 	s.sessions.Wait()
 	return nil
@@ -105,6 +144,9 @@ func (s *Streaming) serve(ctx context.Context) error {
 
 // url offers a session of a request and returns the URL for it.
 func (s *Streaming) url(kind string, req proto.Message, serve func(*session)) (string, error) {
+	if err := proveReach(s.door.Addr()); err != nil {
+		return "", status.Errorf(codes.Unavailable, "connections to %s, where Berth serves streams, do not arrive (%v): remove the NAT rule that redirects this port, or set another streaming.address and restart berthd", s.door.Addr(), err)
+	}
 	o := &offer{kind: kind, token: rand.Text(), size: proto.Size(req), serve: serve}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +161,7 @@ func (s *Streaming) url(kind string, req proto.Message, serve func(*session)) (s
 	s.offers[o.token] = o
 	s.queue = append(s.queue, o)
 	s.offered += o.size
-	return fmt.Sprintf("http://%s/%s/%s", s.listener.Addr(), kind, o.token), nil
+	return fmt.Sprintf("http://%s/%s/%s", s.door.Addr(), kind, o.token), nil
 }
 
 // expiredLocked also tells of one whose token was used.
@@ -156,13 +198,19 @@ func (s *Streaming) begin(kind, token string) func(*session) {
 // ServeHTTP serves one session.
 func (s *Streaming) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kind, token, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if !s.files.take(sessionFiles) {
+		// The token stays good: the client may try again.
+		http.Error(w, "too many streaming sessions are open on this node: end some", http.StatusServiceUnavailable)
+		return
+	}
+	defer s.files.give(sessionFiles)
 	serve := s.begin(kind, token)
 	if serve == nil {
-		http.Error(w, "this URL is not good any more: it is for one session, within a minute", http.StatusNotFound)
+		http.Error(w, "this URL is not valid any more: it is for one session, within a minute", http.StatusNotFound)
 		return
 	}
 	defer s.sessions.Done()
-	c, err := newSession(w, r, kind, s.heartbeat)
+	c, err := newSession(w, r, kind, s)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

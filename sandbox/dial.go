@@ -7,10 +7,13 @@ import (
 	"berth/oci"
 )
 
+// Conn is a connection to a port of a pod.
+type Conn = oci.Conn
+
 // Dial connects to a TCP port of the pod's loopback (CRI PortForward).
 //
 // Errors: ErrNotReady, ErrNotFound.
-func (p *Pod) Dial(ctx context.Context, port uint16) (oci.Conn, error) {
+func (p *Pod) Dial(ctx context.Context, port uint16) (Conn, error) {
 	if err := p.MayDial(); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -124,6 +125,10 @@ type Pods struct {
 
 	UnprivilegedPorts bool // processes in a pod's own network may listen on any port
 	UnprivilegedPing  bool // and send ICMP echo requests
+
+	// Listening are the TCP addresses of this host on which berthd itself listens.
+	// They are not for a pod's host ports, which would redirect them.
+	Listening []netip.AddrPort
 
 	NoFile uint64        // RLIMIT_NOFILE of containers, as far as OpenFiles allows; 0: 1048576
 	Sweep  time.Duration // between two searches for what no record knows; 0: ten minutes

@@ -77,6 +77,7 @@ func (ps *Pods) validatePod(req RunRequest) error {
 		},
 		func() error { return checkDNS(c.GetDnsConfig()) },
 		func() error { return checkPorts(c.GetPortMappings()) },
+		func() error { return ps.checkListening(c) },
 		func() error { return checkPodLinux(c.GetLinux()) },
 		func() error { return ps.node.checkPodSecurity(c.GetLinux().GetSecurityContext()) },
 		func() error { return ps.checkUserNamespaces(req) },
@@ -204,6 +205,25 @@ func checkHostPorts(mappings []*runtimeapi.PortMapping) error {
 				return invalid(fmt.Sprintf("port_mappings[%d].host_port", i), "%s port %d is mapped twice", p.Protocol, p.HostPort)
 			}
 			taken[p] = true
+		}
+	}
+	return nil
+}
+
+// checkListening: the rule of a host port would redirect the connections of
+// berthd's own clients to the pod.
+func (ps *Pods) checkListening(c *runtimeapi.PodSandboxConfig) error {
+	if c.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE {
+		return nil // without such a rule
+	}
+	for i, m := range c.GetPortMappings() {
+		for _, p := range ports([]*runtimeapi.PortMapping{m}) {
+			for _, own := range ps.Listening {
+				everywhere := !p.HostIP.IsValid() || p.HostIP.IsUnspecified()
+				if p.Protocol == "tcp" && p.HostPort == own.Port() && (everywhere || p.HostIP.Unmap() == own.Addr().Unmap()) {
+					return invalid(fmt.Sprintf("port_mappings[%d].host_port", i), "%d is the port on which berthd serves streams (%s): use another, or set streaming.address", p.HostPort, own)
+				}
+			}
 		}
 	}
 	return nil

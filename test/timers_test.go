@@ -19,7 +19,7 @@ import (
 var timers = map[string]string{
 	"cmd/berthd/lock.go lock":              "pauses between two tries to take a lock that outlives a dead daemon by a moment",
 	"image/open.go takeLock":               "pauses between two tries to take a lock that outlives a dead daemon by a moment",
-	"cri/portforward.go forward":           "bounds how long a pod that has answered may take to read the rest",
+	"cri/portforward.go awaitSent":         "bounds how long a pod that has answered may take to read the rest",
 	"cri/pull.go show":                     "pauses between two reports of a pull's progress",
 	"cri/remote.go collect":                "bounds how long a client takes to open its streams",
 	"cri/server.go stop":                   "bounds how long calls may take to end with the daemon",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 
 	"k8s.io/klog/v2"
@@ -46,6 +47,11 @@ func run(ctx context.Context, c config, path string) (err error) {
 	}
 	defer runtimes.close()
 
+	streams, err := cri.ListenStreams(ctx, c.Streaming.Address)
+	if err != nil {
+		return err
+	}
+	defer streams.Close()
 	pods := &sandbox.Pods{
 		Dir:            podsDir(c.RunDir),
 		Mirror:         filepath.Join(c.DataDir, "pods"),
@@ -53,6 +59,7 @@ func run(ctx context.Context, c config, path string) (err error) {
 		Runtimes:       runtimes.handlers,
 		Network:        network,
 		Images:         images,
+		Listening:      []netip.AddrPort{streams.Address()},
 		NoFile:         c.Container.Nofile,
 
 		UnprivilegedPorts: c.Network.UnprivilegedPorts,
@@ -68,11 +75,6 @@ func run(ctx context.Context, c config, path string) (err error) {
 		runtimes: runtimes.shown, limits: shownLimits{Nofile: pods.OpenFiles()},
 	}
 	defer settings.follow(ctx)()
-	streams, err := cri.ListenStreams(ctx, c.Streaming.Address)
-	if err != nil {
-		return err
-	}
-	defer streams.Close()
 
 	server := &cri.Server{Pods: pods, Images: images, Network: network, Runtime: runtimes, Info: settings.info, Streams: streams}
 	klog.InfoS("Serving CRI", "version", admin.Version, "socket", c.Socket, "runDir", c.RunDir, "dataDir", c.DataDir)

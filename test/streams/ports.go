@@ -57,11 +57,68 @@ func (p *Ports) Dial(port int) (data io.ReadWriteCloser, errs io.Reader, err err
 	return d, e, nil
 }
 
+// DialHalf opens the first of the two streams of a connection alone.
+func (p *Ports) DialHalf(port int) error {
+	p.mu.Lock()
+	p.next++
+	header := http.Header{"Port": {strconv.Itoa(port)}, "Requestid": {strconv.Itoa(p.next)}, "Streamtype": {"error"}}
+	p.mu.Unlock()
+	_, err := p.c.CreateStream(header)
+	return err
+}
+
 // HangUp closes the connection, whatever is under way.
 func (p *Ports) HangUp() {
 	p.conn.Close()
 	endSPDY(p.conn, p.c)
 }
+
+// WebSocketPorts is a session of forwarded ports over WebSocket: a connection to
+// each port of its request.
+type WebSocketPorts struct {
+	ws   *websocket.Conn
+	conn net.Conn
+	got  map[byte][]byte // by channel
+}
+
+// Which channel of a port.
+const (
+	Data   = 0
+	Errors = 1
+)
+
+// OpenPortsByWebSocket begins the session at url.
+func OpenPortsByWebSocket(url string) (*WebSocketPorts, error) {
+	ws, conn, err := dialWebSocket(url, "v4.channel.k8s.io")
+	if err != nil {
+		return nil, err
+	}
+	return &WebSocketPorts{ws, conn, map[byte][]byte{}}, nil
+}
+
+// Send sends to the port at index i of the request.
+func (p *WebSocketPorts) Send(i int, text string) error {
+	return websocket.Message.Send(p.ws, append([]byte{byte(2 * i)}, text...))
+}
+
+// Await returns what has come for the port at index i, after the two bytes that
+// name it; it waits until that is something.
+func (p *WebSocketPorts) Await(i int, channel byte) (string, error) {
+	channel += byte(2 * i)
+	for len(p.got[channel]) <= 2 {
+		var frame []byte
+		if err := websocket.Message.Receive(p.ws, &frame); err != nil {
+			return "", fmt.Errorf("channel %d: %w", channel, err)
+		}
+		if len(frame) > 0 {
+			p.got[frame[0]] = append(p.got[frame[0]], frame[1:]...)
+		}
+	}
+	return string(p.got[channel][2:]), nil
+}
+
+// HangUp closes the connection.
+func (p *WebSocketPorts) HangUp() { p.conn.Close() }
 
 // fullTime is for how long nothing is taken where a connection is full.
 const fullTime = 200 * time.Millisecond

@@ -23,7 +23,8 @@ type Session struct {
 	resize         io.Writer
 	status         io.Reader
 	conn           net.Conn
-	end            func() // of the transport, after conn was closed
+	begin          func(announced int) error // of a frame of stdin
+	end            func()                    // of the transport, after conn was closed
 }
 
 // Open begins the session at url: protocol is "SPDY" or "WebSocket".
@@ -37,6 +38,16 @@ func Open(protocol, url string, o Options) (*Session, error) {
 // Resize tells the size of the client's terminal.
 func (s *Session) Resize(width, height int) error {
 	_, err := fmt.Fprintf(s.resize, `{"Width":%d,"Height":%d}`, width, height)
+	return err
+}
+
+// Begin sends the header of a frame of stdin that announces so many bytes, and then
+// some of them.
+func (s *Session) Begin(announced int, data []byte) error {
+	if err := s.begin(announced); err != nil {
+		return err
+	}
+	_, err := s.conn.Write(data)
 	return err
 }
 

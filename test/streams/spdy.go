@@ -2,6 +2,7 @@ package streams
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -49,6 +50,11 @@ func openSPDY(at string, o Options) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{conn: conn, end: func() { endSPDY(conn, c) }}
+	s.begin = func(announced int) error {
+		header := binary.BigEndian.AppendUint32(nil, s.Stdin.(httpstream.Stream).Identifier())
+		_, err := conn.Write(binary.BigEndian.AppendUint32(header, uint32(announced)))
+		return err
+	}
 	for _, st := range []struct {
 		kind   string
 		wanted bool

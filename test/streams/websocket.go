@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"encoding/binary"
 	"io"
 	"net"
 	"strings"
@@ -44,6 +45,13 @@ func openWebSocket(at string, o Options) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{conn: conn}
+	s.begin = func(announced int) error {
+		const binaryFrame, long = 0x82, 127
+		header := []byte{binaryFrame, 0x80 | long}
+		header = binary.BigEndian.AppendUint64(header, uint64(announced))
+		_, err := conn.Write(append(header, 0, 0, 0, 0, channelStdin)) // a mask of zeros
+		return err
+	}
 	if o.Stdin {
 		s.Stdin = channelWriter{ws, channelStdin}
 	}
