@@ -11,12 +11,14 @@ import (
 	"berth/oci/keeper"
 )
 
-// withoutEither kills the keeper while there is no berthd, does what happens
-// meanwhile, and comes back.
-func (n *node) withoutEither(r *Runtime, meanwhile func()) {
+// withoutAny kills the keeper and the runner while there is no berthd, does what
+// happens meanwhile, and comes back.
+func (n *node) withoutAny(r *Runtime, meanwhile func()) {
 	n.t.Helper()
 	h := n.hello()
 	n.keeper.Close()
+	pause(n.t, h.Pid) // or it starts another runner
+	end(h.Runner)
 	kill(n.t, h.Pid)
 	awaitEnd(n.t, h.Runner)
 	meanwhile()
@@ -36,7 +38,7 @@ func TestAdoptAProcessThatMovedBelow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.withoutEither(r, func() {
+		n.withoutAny(r, func() {
 			if err := cgroup.Make(c.Cgroup+"/inner", pid); err != nil {
 				t.Fatal(err)
 			}
@@ -71,7 +73,7 @@ func TestEndWithoutAnybodyKillsWhatIsLeft(t *testing.T) {
 		if err := cgroup.Make(c.Cgroup, left.Process.Pid); err != nil {
 			t.Fatal(err)
 		}
-		n.withoutEither(r, func() { kill(t, pid) })
+		n.withoutAny(r, func() { kill(t, pid) })
 		if _, err := r.Wait(n.ctx, c.Container); !errors.Is(err, ErrExitUnknown) {
 			t.Errorf("wait: %v", err)
 		}

@@ -60,6 +60,9 @@ func (r *Runtime) Remove(ctx context.Context, c Container) error {
 	if err := r.Keeper.Drop(ctx, c.ID); err != nil {
 		return err
 	}
+	if err := keeper.RemoveConsole(r.Run, c.ID); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(filepath.Join(r.Root(), c.ID)); err != nil {
 		return err
 	}

@@ -87,9 +87,8 @@ type life struct {
 	container string
 	daemon    *daemonProcess // nil: the next order starts one
 
-	rehearsal  map[string][]string // by verb: gets its steps; nil: it is none
-	leftAlone  bool                // a daemon that recovers is not asked again before it is done
-	keeperDies bool                // an exit code may be unknown
+	rehearsal map[string][]string // by verb: gets its steps; nil: it is none
+	leftAlone bool                // a daemon that recovers is not asked again before it is done
 }
 
 // daemonProcess is a victim as its caller sees it.
@@ -382,9 +381,7 @@ func (l *life) starts() string {
 }
 
 // wantOutput checks that the container was one process and wrote each line once.
-// What was in no log yet when everybody died is lost: then the last line need
-// not be there.
-func (l *life) wantOutput(last bool) {
+func (l *life) wantOutput() {
 	l.t.Helper()
 	if starts := l.starts(); starts != "started\n" {
 		l.t.Errorf("processes of the container: %q, want one", starts)
@@ -399,7 +396,7 @@ func (l *life) wantOutput(last bool) {
 		said = append(said, rest)
 	}
 	want := []string{"stdout F up\n", "stdout F bye\n"}
-	if !slices.Equal(said, want) && (last || !slices.Equal(said, want[:1])) {
+	if !slices.Equal(said, want) {
 		l.t.Errorf("the log has %q, want %q", said, want)
 	}
 }

@@ -27,10 +27,6 @@ var script = []struct{ verb, seen string }{
 	{"remove pod", ""},
 }
 
-// unknown is what may be seen after "stop" if berthd, the keeper and the
-// container ended together: nobody was there to see the exit code.
-const unknown = "ready exited 255 Unknown"
-
 // plan holds the deaths of the daemons that a verb is asked of, one after the
 // other. The daemon after the last of them lives.
 type plan map[string][]death
@@ -41,9 +37,6 @@ func (l *life) live(p plan) {
 	before := ""
 	for _, s := range script {
 		a := l.perform(s.verb, p[s.verb], before, s.seen)
-		if l.keeperDies && s.verb == "stop" && a.Seen == unknown {
-			s.seen = unknown
-		}
 		if a.Err != "" || a.Seen != s.seen {
 			l.t.Fatalf("%s: error %q, seen: %q, want %q", s.verb, a.Err, a.Seen, s.seen)
 		}
@@ -56,7 +49,7 @@ func (l *life) live(p plan) {
 			}
 			l.eventually(l.strayExecs)
 		case "stop":
-			l.wantOutput(s.seen != unknown)
+			l.wantOutput()
 		}
 		before = s.seen
 	}
@@ -245,9 +238,9 @@ func TestKilledWithTheRunner(t *testing.T) {
 	})
 }
 
-// The keeper dies a moment before berthd, and nobody is left who holds anything
-// of the container. The next keeper adopts it: every exit code is right, or
-// unknown where the container ended meanwhile.
+// The keeper dies a moment before berthd, and only the runner is left to hold
+// anything of the container. The next keeper takes it over: every exit code is
+// right, and every line is in the log.
 func TestKilledWithTheKeeper(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, s setup) {
 		for _, at := range []struct {
@@ -269,7 +262,6 @@ func TestKilledWithTheKeeper(t *testing.T) {
 		} {
 			t.Run(at.verb+" "+at.Step+at.In, func(t *testing.T) {
 				l := newLife(t, s)
-				l.keeperDies = true
 				if at.With = "keeper"; at.Step != "" {
 					at.Count = 1
 				}

@@ -16,15 +16,8 @@ import (
 func (k *keeper) settle(p *process) {
 	At("settle asked")
 	if p.Pid == 0 {
-		// A command that did not begin here began under a keeper that died.
-		if pid := ReadPid(p.Dir); pid != 0 && (p.InFlight || mayBeIn(p.Cgroup, pid)) {
-			p.Pid = pid
-			if p.console != nil {
-				if err := k.takeTerminal(p); err != nil {
-					k.logger.Printf("process %s: %v", p.ID, err)
-				}
-			}
-			k.follow(p)
+		if pid := ReadPid(p.Dir); pid != 0 {
+			k.born(p, pid)
 		}
 	}
 	p.InFlight = false
@@ -32,12 +25,46 @@ func (k *keeper) settle(p *process) {
 	k.reapUnknown()
 }
 
-// mayBeIn guards against the pid file of a process whose keeper died: a pid that
-// is not in the process's cgroup has become another's. One that is nobody's is
-// that of a process which has ended.
-func mayBeIn(path string, pid int) bool {
-	in, err := cgroup.Holds(path, pid)
-	return err != nil || in
+// born is called when the runtime has told p's pid.
+func (k *keeper) born(p *process, pid int) {
+	// A command that did not begin here began under a keeper that died.
+	foreign := p.foreign || !p.InFlight
+	p.Pid = pid
+	if p.file(FileConsole) != nil {
+		if err := k.takeTerminal(p); err != nil {
+			k.logger.Printf("process %s: %v", p.ID, err)
+		}
+	}
+	if foreign && p.file(FilePidfd) == nil {
+		pidfd := openOwn(p.Spec)
+		if pidfd == nil {
+			k.seen(p, Exit{Code: -1, At: time.Now()})
+			return
+		}
+		p.hold(FilePidfd, pidfd)
+	}
+	k.follow(p)
+}
+
+// openOwn opens a pidfd of the process whose pid is in s.Dir; nil if it has
+// ended. The pid of one whose keeper has died may be another's by now: one that
+// is not in the cgroup. A zombie may be in none.
+func openOwn(s Spec) *os.File {
+	pid := ReadPid(s.Dir)
+	if pid == 0 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil
+	}
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
+	in, err := cgroup.Holds(s.Cgroup, pid) // asked after the pidfd is open
+	if err == nil && !in && !readable(fd) || err != nil {
+		pidfd.Close()
+		return nil
+	}
+	return pidfd
 }
 
 // follow waits for p.Pid to end, by its pidfd.
@@ -49,7 +76,7 @@ func (k *keeper) follow(p *process) {
 		if err != nil {
 			// It was never there, or is not ours and was reaped.
 			k.logger.Printf("process %s: open pidfd of %d: %v", p.ID, p.Pid, err)
-			k.ended(p, Exit{Code: -1, At: time.Now()})
+			k.seen(p, Exit{Code: -1, At: time.Now()})
 			return
 		}
 		p.hold(FilePidfd, os.NewFile(uintptr(fd), "pidfd"))
@@ -61,18 +88,21 @@ func (k *keeper) follow(p *process) {
 // has ended, or until pidfd is closed. A process of another parent's is readable
 // twice: when it ends, and when it was reaped; in between nobody may know.
 func (k *keeper) awaitEnd(p *process, pidfd *os.File) {
-	raw, err := pidfd.SyscallConn()
-	if err != nil {
-		return
-	}
-	var e Exit
-	err = raw.Read(func(fd uintptr) (ok bool) {
-		e, ok = peek(int(fd), p.Pid)
-		return ok
-	})
-	if err == nil {
+	if e, ok := awaitExit(pidfd, p.Pid); ok {
 		k.events <- func() { k.seen(p, e) }
 	}
+}
+
+func awaitExit(pidfd *os.File, pid int) (e Exit, ok bool) {
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return e, false
+	}
+	err = raw.Read(func(fd uintptr) (ok bool) {
+		e, ok = peek(int(fd), pid)
+		return ok
+	})
+	return e, err == nil
 }
 
 // lookAtProcesses follows up on processes that have ended while it could not be
@@ -129,10 +159,7 @@ func (k *keeper) seen(p *process, e Exit) {
 // again, when p is gone and whenever a process ends. Then the runner drains the
 // output, or, if there is none, p is gone at once.
 func (k *keeper) ended(p *process, e Exit) {
-	// Here, since the cgroup may be removed as soon as the exit is known.
-	e.OOMKilled = e.OOMKilled || p.Output && cgroup.OOMKills(p.Cgroup) > 0
-	p.Exit = &e
-	if err := p.record(); err != nil {
+	if err := p.end(e); err != nil {
 		k.logger.Printf("process %s: write exit record: %v: it is tried again", p.ID, err)
 	}
 	At("exit recorded")
@@ -141,6 +168,14 @@ func (k *keeper) ended(p *process, e Exit) {
 		return
 	}
 	k.tellRunner(NoticeExited, p)
+}
+
+// end notes how p has ended, and writes its exit record.
+func (p *process) end(e Exit) error {
+	// Here, since the cgroup may be removed as soon as the exit is known.
+	e.OOMKilled = e.OOMKilled || p.Output && cgroup.OOMKills(p.Cgroup) > 0
+	p.Exit = &e
+	return p.record()
 }
 
 // record writes p's exit record, unless that is done or p runs.
@@ -156,9 +191,7 @@ func (p *process) record() error {
 // tellRunner tells the runner of p. One that is still to come asks for the state
 // of each process.
 func (k *keeper) tellRunner(op string, p *process) {
-	if k.runnerQueue != nil {
-		k.runnerQueue.put(op, p.State)
-	}
+	k.runnerQueue.put(op, p.State)
 }
 
 // drained is called when p's output is in its log.
@@ -182,6 +215,7 @@ func (k *keeper) gone(p *process) {
 		delete(k.byPid, p.Pid)
 	}
 	p.close()
+	k.tellRunner(NoticeGone, p)
 	for _, q := range k.watchers {
 		q.put(NoticeGone, p.State)
 	}

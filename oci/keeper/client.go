@@ -158,7 +158,13 @@ func (c *Client) meet(ctx context.Context, peer *wire.Peer) error {
 		return fmt.Errorf("list the keeper's processes: %w", err)
 	}
 	for _, id := range ids {
-		if err := c.refresh(ctx, peer, id); err != nil && !isRemote(err) {
+		if another && known[id] == nil && !c.knows(id) {
+			// Of a keeper that died before its runner heard that it was dropped.
+			_, err = peer.Call(ctx, OpDrop, ID{ID: id}, nil)
+		} else {
+			err = c.refresh(ctx, peer, id)
+		}
+		if err != nil && !isRemote(err) {
 			return err
 		}
 	}
@@ -167,6 +173,11 @@ func (c *Client) meet(ctx context.Context, peer *wire.Peer) error {
 	close(c.up)
 	c.mu.Unlock()
 	return nil
+}
+
+func (c *Client) knows(id string) bool {
+	_, err := c.State(id)
+	return err == nil
 }
 
 // AllIDs lists the processes that the keeper knows, h's first.
@@ -287,7 +298,8 @@ func (c *Client) CallRunner(ctx context.Context, op string, in any, again func()
 	for {
 		// With the keeper up, the runner's socket is there: a connection waits
 		// in it while a runner starts.
-		if _, err := c.connected(ctx); err != nil {
+		kept, err := c.connected(ctx)
+		if err != nil {
 			return err
 		}
 		peer, err := c.runnerPeer()
@@ -295,8 +307,15 @@ func (c *Client) CallRunner(ctx context.Context, op string, in any, again func()
 			var got []*os.File
 			got, err = peer.Call(ctx, op, in, out, files...)
 			wire.CloseAll(got)
-			if !errors.Is(err, wire.ErrLost) {
-				return err
+			if err != nil && !errors.Is(err, wire.ErrLost) {
+				// The runner of a keeper that has not met us yet knows nothing.
+				if _, alive := kept.Call(ctx, OpHello, ID{}, nil); !errors.Is(alive, wire.ErrLost) {
+					return err
+				}
+				c.lost(kept)
+			}
+			if err == nil {
+				return nil
 			}
 		}
 		if again != nil {

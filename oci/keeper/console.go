@@ -8,42 +8,55 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// console is the socket to which an OCI runtime sends the pty master of one
-// process (--console-socket). Nobody waits for that: a runtime has sent it
-// before it ends, and until then it is well kept in the socket.
-type console struct {
-	path     string
-	listener *net.UnixListener
+// consolePath is where the OCI runtime of a process sends the pty master
+// (--console-socket). A next keeper finds the same path: the runtime may be on
+// its way.
+func consolePath(run, id string) string {
+	name := sha256.Sum256([]byte(id))
+	return filepath.Join(ConsoleDir(run), hex.EncodeToString(name[:8]))
 }
 
-func (k *keeper) openConsole(id string) (*console, error) {
-	// The next keeper listens at the same path: the runtime may be on its way.
-	name := sha256.Sum256([]byte(id))
-	path := filepath.Join(ConsoleDir(k.run), hex.EncodeToString(name[:8]))
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+// RemoveConsole removes the socket of a process whose start has ended.
+func RemoveConsole(run, id string) error {
+	err := os.Remove(consolePath(run, id))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// openConsole listens for the terminal of a process. Nobody waits for it: a
+// runtime has sent it before it ends, and until then it is well kept in the
+// socket, of which the keeper, the runner and berthd have copies.
+func (k *keeper) openConsole(id string) (*os.File, error) {
+	if err := RemoveConsole(k.run, id); err != nil {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: consolePath(k.run, id), Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen for the terminal: %w", err)
 	}
-	return &console{path: path, listener: l}, nil
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	return l.File()
 }
-
-// close removes the socket's file too.
-func (c *console) close() { c.listener.Close() }
 
 // takeTerminal is called when p's runtime has ended: p holds the master that it
 // has sent, and the master's peer: with that open the master never hangs up,
 // also while no process has the terminal open.
 func (k *keeper) takeTerminal(p *process) error {
-	c := p.console
-	p.console = nil
-	defer c.close()
-	fd, err := ReceiveTerminal(c.listener)
+	fd, err := ReceiveTerminal(p.file(FileConsole))
+	p.hold(FileConsole, nil)
 	if err != nil {
 		return fmt.Errorf("receive terminal: %w", err)
+	}
+	if err := RemoveConsole(k.run, p.ID); err != nil {
+		k.logger.Printf("process %s: %v", p.ID, err)
 	}
 	p.hold(FileTTY, os.NewFile(uintptr(fd), "tty"))
 	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
@@ -54,10 +67,10 @@ func (k *keeper) takeTerminal(p *process) error {
 	return nil
 }
 
-// ReceiveTerminal is called when the runtime has ended to which l's path was
-// given: it takes one connection and, from it, the descriptor of a pty master,
-// which are there or never will be.
-func ReceiveTerminal(l *net.UnixListener) (master int, err error) {
+// ReceiveTerminal is called when the runtime has ended to which the listening
+// socket's path was given: it takes one connection and, from it, the descriptor
+// of a pty master, which are there or never will be.
+func ReceiveTerminal(l syscall.Conn) (master int, err error) {
 	raw, err := l.SyscallConn()
 	if err != nil {
 		return -1, err

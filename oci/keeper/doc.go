@@ -20,6 +20,11 @@
 //   - What berthd adds, it knows first: when the keeper dies, the next one is
 //     told of every process by berthd, with copies of its files. The runner is
 //     told by the keeper.
+//   - The runner holds copies too (Deputy). When the keeper dies, the runner stays,
+//     writes the exit records that are missing, and hands everything to the next
+//     keeper, which connects to it before it listens. It leaves when that keeper's
+//     own runner holds the same. So any two of berthd, the keeper and the runner
+//     may die together.
 //   - The keeper's state belongs to one goroutine, the loop of keeper.go. Only
 //     queues to its clients have a lock.
 //   - Files that the keeper holds: stdin (write end), stdout and stderr (FIFOs,
@@ -28,6 +33,8 @@
 // The keeper and the runner import the standard library and golang.org/x/sys
 // only. Read protocol.go, then keeper.go (the loop), requests.go, process.go, child.go
 // with exit.go (where an exit code becomes durable), console.go, queue.go, runner.go
-// with inherit.go (what containers do not inherit) and signals.go, upgrade.go; then client.go (the connection) and tracked.go (the processes). step.go
+// with inherit.go (what containers do not inherit) and signals.go, upgrade.go;
+// deputy.go and takeover.go (the death of a keeper); then client.go (the connection)
+// and tracked.go (the processes). step.go
 // is where tests kill.
 package keeper

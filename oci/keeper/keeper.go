@@ -35,6 +35,8 @@ type keeper struct {
 	zombies   map[int]uint64   // unknown zombies, and begun when they were first seen
 	watchers  map[*wire.Peer]*queue
 
+	orphan *wire.Peer // runner of the last keeper, until ours holds what it had
+
 	runner      *exec.Cmd
 	runnerPeer  *wire.Peer
 	runnerQueue *queue
@@ -78,7 +80,7 @@ func Main(run string, logger *log.Logger) error {
 		return err
 	}
 	if !upgraded {
-		if err := k.listen(); err != nil {
+		if err := k.begin(); err != nil {
 			return err
 		}
 	}
@@ -125,10 +127,11 @@ func (k *keeper) leave() error {
 	return err
 }
 
-// listen makes the sockets, and removes those of terminals that a dead keeper
-// waited for. The lock is held for the keeper's life: a second keeper on the
-// same directory would fight over them.
-func (k *keeper) listen() error {
+// begin takes over what the last keeper's runner holds, and then makes the
+// sockets: whoever connects meets a keeper that knows everything. The lock is
+// held for the keeper's life: a second keeper on the same directory would fight
+// over them.
+func (k *keeper) begin() error {
 	if err := os.MkdirAll(ConsoleDir(k.run), 0o700); err != nil {
 		return err
 	}
@@ -139,17 +142,13 @@ func (k *keeper) listen() error {
 	if err := unix.Flock(k.lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another keeper serves %s: %w", k.run, err)
 	}
-	stale, err := filepath.Glob(filepath.Join(ConsoleDir(k.run), "[^"+ExecConsole+"]*"))
-	if err != nil {
-		return err
+	if err := k.takeOver(); err != nil {
+		k.logger.Printf("take over from the last keeper's runner: %v", err)
 	}
-	for _, path := range stale {
-		if err := os.Remove(path); err != nil {
+	if k.runnerListener == nil {
+		if k.runnerListener, err = listenUnix(RunnerSocket(k.run)); err != nil {
 			return err
 		}
-	}
-	if k.runnerListener, err = listenUnix(RunnerSocket(k.run)); err != nil {
-		return err
 	}
 	k.listener, err = listenUnix(Socket(k.run))
 	return err

@@ -12,24 +12,16 @@ import (
 // process is one that the keeper waits for.
 type process struct {
 	State
-	recorded bool     // its exit record is written
-	begun    uint64   // value of keeper.begun at its OpBegin, while in flight
-	files    []held   // by name, in no order
-	console  *console // TTY, until its runtime has ended
+	recorded bool   // its exit record is written
+	begun    uint64 // value of keeper.begun at its OpBegin, while in flight
+	foreign  bool   // its command began under a keeper that died: its pid may have been reaped and used again
+	files    []held // by name, in no order
 }
 
 // held is a file that the keeper keeps open.
 type held struct {
 	name string
 	file *os.File
-}
-
-// added is the reply to OpAdd.
-func (p *process) added() Added {
-	if p.console == nil {
-		return Added{}
-	}
-	return Added{Console: p.console.path}
 }
 
 // file is what is held under name; nil if nothing is.
@@ -74,12 +66,8 @@ func (p *process) get() (State, []*os.File, error) {
 	return s, files, nil
 }
 
-// close lets go of all files, and of the console if it still waits.
+// close lets go of all files.
 func (p *process) close() {
-	if p.console != nil {
-		p.console.close()
-		p.console = nil
-	}
 	for _, h := range p.files {
 		h.file.Close()
 	}

@@ -37,14 +37,17 @@ const (
 	FilePeer   = "peer"  // its slave, held so that the master never hangs up
 	FileLog    = "log"   // CRI log, appended to
 	FilePidfd  = "pidfd" // of the process
+	// FileConsole is the listening socket to which the runtime sends the pty
+	// master. It is held until the runtime has ended.
+	FileConsole = "console"
 )
 
 // Requests to the keeper. The process ID names what they are about.
 const (
 	// OpHello: nothing, or the ID after which Hello.IDs begins → Hello.
 	OpHello = "hello"
-	// OpAdd: Spec and the files it names → Added. Adding a known ID changes
-	// nothing.
+	// OpAdd: Spec and the files it names → Added with the console, if there is
+	// one. Adding a known ID changes nothing.
 	OpAdd = "add"
 	// OpGet: ID → State with the held files.
 	OpGet = "get"
@@ -60,14 +63,27 @@ const (
 	// OpBegin: ID; a runtime command that may start the process is about to
 	// run → nothing. From the runner.
 	OpBegin = "begin"
-	// OpSettle: ID; that command has ended → State. From the runner.
+	// OpSettle: ID; that command has ended → State with the held files. From the
+	// runner.
 	OpSettle = "settle"
 	// OpDrained: ID; the exited process's output is in the log → nothing.
 	// From the runner.
 	OpDrained = "drained"
+	// OpReady: nothing → nothing. From a runner that holds copies of everything:
+	// an orphaned runner may leave, and has left when the reply comes.
+	OpReady = "ready"
 	// OpUpgrade: Upgrade; the keeper executes that binary in its own place.
 	// There is a reply only when it could not: otherwise the connection ends.
 	OpUpgrade = "upgrade"
+)
+
+// Requests of a keeper to the runner of one that died, beside OpHello and OpGet,
+// which that runner answers in the dead keeper's place.
+const (
+	// OpTakeOver: nothing → nothing, with the listening socket of RunnerSocket.
+	OpTakeOver = "take over"
+	// OpLeave: nothing → nothing; the runner ends.
+	OpLeave = "leave"
 )
 
 // Notices of the keeper.
@@ -77,7 +93,10 @@ const (
 	NoticeAdopted = "adopted"
 	// NoticeExited tells the runner: State; drain its output.
 	NoticeExited = "exited"
-	// NoticeGone tells watchers: State; it is reaped, its log is complete.
+	// NoticeClosed tells the runner: Put; the held file is closed.
+	NoticeClosed = "closed"
+	// NoticeGone tells watchers and the runner: State; it is reaped, its log is
+	// complete. The runner is told of a dropped process as well.
 	NoticeGone = "gone"
 )
 
@@ -110,6 +129,7 @@ type Spec struct {
 
 // Added is the reply to OpAdd.
 type Added struct {
+	Known   bool   `json:"known,omitempty"`   // the process was known before
 	Console string `json:"console,omitempty"` // TTY: the socket for the runtime's --console-socket
 }
 

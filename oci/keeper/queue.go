@@ -18,20 +18,23 @@ type queue struct {
 }
 
 type notice struct {
-	op    string
-	state State
+	op   string
+	body any
 }
 
 func newQueue(p *wire.Peer) *queue { return &queue{peer: p} }
 
-// put adds a notice.
-func (q *queue) put(op string, s State) {
+// put adds a notice. A nil queue is that of a peer who is not there.
+func (q *queue) put(op string, body any) {
+	if q == nil {
+		return
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return
 	}
-	q.waiting = append(q.waiting, notice{op, s})
+	q.waiting = append(q.waiting, notice{op, body})
 	if !q.sending {
 		q.sending = true
 		go q.send()
@@ -59,7 +62,7 @@ func (q *queue) send() {
 		n := q.waiting[0]
 		q.waiting = q.waiting[1:]
 		q.mu.Unlock()
-		if q.peer.Notify(n.op, n.state) != nil {
+		if q.peer.Notify(n.op, n.body) != nil {
 			q.close() // the peer is gone; whoever follows asks for the state
 		}
 	}

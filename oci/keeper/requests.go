@@ -2,8 +2,8 @@ package keeper
 
 import (
 	"fmt"
+	"maps"
 	"os"
-	"slices"
 
 	"berth/oci/keeper/wire"
 )
@@ -36,7 +36,11 @@ func (k *keeper) handle(r *wire.Request) {
 		files []*os.File
 		err   error
 	)
-	k.do(func() { body, files, err = k.answer(r) })
+	if r.Op == OpReady {
+		k.dismissOrphan()
+	} else {
+		k.do(func() { body, files, err = k.answer(r) })
+	}
 	wire.CloseAll(r.Files)
 	r.Reply(body, err, files...)
 	wire.CloseAll(files)
@@ -53,8 +57,7 @@ func (k *keeper) answer(r *wire.Request) (any, []*os.File, error) {
 	case OpWatch:
 		return k.watch(r.Peer()), nil, nil
 	case OpAdd:
-		added, err := k.add(r)
-		return added, nil, err
+		return k.add(r)
 	case OpUpgrade:
 		var u Upgrade
 		err := r.Decode(&u)
@@ -94,14 +97,15 @@ func (k *keeper) answerOf(p *process, name string, r *wire.Request) (any, []*os.
 		At("put done")
 	case OpCloseFile:
 		p.hold(name, nil)
+		k.runnerQueue.put(NoticeClosed, Put{ID: p.ID, Name: name})
 	case OpDrop:
 		k.drop(p)
 	case OpBegin:
 		k.begun++
-		p.begun, p.InFlight = k.begun, true
+		p.begun, p.InFlight, p.foreign = k.begun, true, false
 	case OpSettle:
 		k.settle(p)
-		return p.State, nil, nil
+		return p.get()
 	case OpDrained:
 		k.drained(p)
 	default:
@@ -111,17 +115,10 @@ func (k *keeper) answerOf(p *process, name string, r *wire.Request) (any, []*os.
 }
 
 func (k *keeper) hello(after string) Hello {
-	h := Hello{Instance: k.instance, Pid: os.Getpid()}
+	h := Hello{Instance: k.instance, Pid: os.Getpid(), IDs: page(maps.Keys(k.processes), after)}
 	if k.runner != nil {
 		h.Runner = k.runner.Process.Pid
 	}
-	for id := range k.processes {
-		if id > after {
-			h.IDs = append(h.IDs, id)
-		}
-	}
-	slices.Sort(h.IDs)
-	h.IDs = h.IDs[:min(len(h.IDs), maxIDs)]
 	return h
 }
 
@@ -135,16 +132,16 @@ func (k *keeper) watch(p *wire.Peer) Hello {
 
 // add makes the process known that a request describes, and holds the files that
 // come with it.
-func (k *keeper) add(r *wire.Request) (Added, error) {
+func (k *keeper) add(r *wire.Request) (any, []*os.File, error) {
 	var s Spec
 	if err := r.Decode(&s); err != nil {
-		return Added{}, err
+		return nil, nil, err
 	}
 	if len(r.Files) != len(s.Files) {
-		return Added{}, fmt.Errorf("add %s: %d files for %d names", s.ID, len(r.Files), len(s.Files))
+		return nil, nil, fmt.Errorf("add %s: %d files for %d names", s.ID, len(r.Files), len(s.Files))
 	}
 	if p := k.processes[s.ID]; p != nil {
-		return p.added(), nil
+		return k.added(p, true)
 	}
 	p := &process{State: State{Spec: s}}
 	p.Files = nil
@@ -152,12 +149,13 @@ func (k *keeper) add(r *wire.Request) (Added, error) {
 		p.hold(s.Files[i], f)
 	}
 	r.Files = nil
-	if s.TTY && p.file(FileTTY) == nil {
-		var err error
-		if p.console, err = k.openConsole(p.ID); err != nil {
+	if s.TTY && s.Pid == 0 && p.file(FileConsole) == nil {
+		console, err := k.openConsole(p.ID)
+		if err != nil {
 			p.close()
-			return Added{}, fmt.Errorf("add %s: %w", s.ID, err)
+			return nil, nil, fmt.Errorf("add %s: %w", s.ID, err)
 		}
+		p.hold(FileConsole, console)
 	}
 	k.processes[s.ID] = p
 	if s.Pid != 0 {
@@ -165,7 +163,20 @@ func (k *keeper) add(r *wire.Request) (Added, error) {
 		k.tellRunner(NoticeAdopted, p)
 	}
 	At("add done")
-	return p.added(), nil
+	return k.added(p, false)
+}
+
+// added is the reply to OpAdd, with the console that waits for p's terminal.
+func (k *keeper) added(p *process, known bool) (any, []*os.File, error) {
+	console := p.file(FileConsole)
+	if console == nil {
+		return Added{Known: known}, nil, nil
+	}
+	f, err := dup(console)
+	if err != nil {
+		return nil, nil, fmt.Errorf("add %s: %w", p.ID, err)
+	}
+	return Added{Known: known, Console: consolePath(k.run, p.ID)}, []*os.File{f}, nil
 }
 
 // drop forgets p. A process of its that still runs is waited for as an unknown
@@ -176,5 +187,6 @@ func (k *keeper) drop(p *process) {
 		delete(k.byPid, p.Pid)
 	}
 	p.close()
+	k.tellRunner(NoticeGone, p)
 	k.reapUnknown()
 }

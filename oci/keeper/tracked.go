@@ -35,11 +35,15 @@ func (c *Client) Add(ctx context.Context, spec Spec, files ...*os.File) (console
 		return "", err
 	}
 	var added Added
-	if _, err := c.call(ctx, OpAdd, spec, &added, files...); err != nil {
+	sockets, err := c.call(ctx, OpAdd, spec, &added, files...)
+	if err != nil {
 		if fresh { // else it is another's, who may wait for its end
 			c.forget(spec.ID, t)
 		}
 		return "", err
+	}
+	if len(sockets) == 1 {
+		c.keepConsole(t, sockets[0])
 	}
 	return added.Console, nil
 }
@@ -63,6 +67,18 @@ func (c *Client) track(spec Spec, files []*os.File) (t *tracked, fresh bool, err
 	}
 	c.processes[spec.ID] = t
 	return t, true, nil
+}
+
+// keepConsole keeps a copy of the socket that waits for a process's terminal, for
+// the next keeper.
+func (c *Client) keepConsole(t *tracked, console *os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.files == nil || t.files[FileConsole] != nil {
+		console.Close()
+		return
+	}
+	t.files[FileConsole] = console
 }
 
 // forget undoes track. Who waits for the process waits no more.
@@ -244,7 +260,8 @@ func (c *Client) refresh(ctx context.Context, peer *wire.Peer, id string) error 
 	return nil
 }
 
-// addAgain hands a process to a keeper that did not know it.
+// addAgain hands a process to another keeper. One that has taken it over from
+// the last keeper's runner is told what that runner may not have heard of.
 func (c *Client) addAgain(ctx context.Context, peer *wire.Peer, t *tracked) error {
 	c.mu.Lock()
 	s := t.state
@@ -252,14 +269,30 @@ func (c *Client) addAgain(ctx context.Context, peer *wire.Peer, t *tracked) erro
 		c.mu.Unlock()
 		return nil
 	}
+	if s.Pid == 0 && t.files != nil && t.files[FilePidfd] == nil {
+		// While it can be told how it ends: the next runner may be long in coming.
+		if pidfd := openOwn(s.Spec); pidfd != nil {
+			t.files[FilePidfd] = pidfd
+		}
+	}
 	s.Files = nil
 	var files []*os.File
 	for name, f := range t.files {
 		s.Files = append(s.Files, name)
 		files = append(files, f)
 	}
+	log, stdin := t.files[FileLog], t.files[FileStdin]
 	c.mu.Unlock()
-	if _, err := peer.Call(ctx, OpAdd, s.Spec, nil, files...); err != nil {
+	var added Added
+	sockets, err := peer.Call(ctx, OpAdd, s.Spec, &added, files...)
+	wire.CloseAll(sockets)
+	if err == nil && added.Known && log != nil {
+		_, err = peer.Call(ctx, OpPut, Put{ID: s.ID, Name: FileLog}, nil, log)
+	}
+	if err == nil && added.Known && stdin == nil {
+		_, err = peer.Call(ctx, OpCloseFile, Put{ID: s.ID, Name: FileStdin}, nil)
+	}
+	if err != nil {
 		return fmt.Errorf("hand process %s to the new keeper: %w", s.ID, err)
 	}
 	return nil

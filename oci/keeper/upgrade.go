@@ -35,8 +35,11 @@ func (k *keeper) upgrade(path string) error {
 	if err := unix.Access(path, unix.X_OK); err != nil {
 		return fmt.Errorf("upgrade to %s: %w", path, err)
 	}
+	if k.orphan != nil {
+		return fmt.Errorf("upgrade to %s: the last keeper's runner has not left yet: try again", path)
+	}
 	for _, p := range k.processes {
-		if p.InFlight || p.console != nil {
+		if p.InFlight {
 			return fmt.Errorf("upgrade to %s: a runtime command is in flight: try again", path)
 		}
 	}
@@ -129,14 +132,19 @@ func (k *keeper) resume() (bool, error) {
 			unix.CloseOnExec(fd)
 			p.hold(name, os.NewFile(uintptr(fd), name))
 		}
-		k.processes[p.ID] = p
-		_, err := ReadExit(p.Dir)
-		p.recorded = err == nil
-		if p.Pid != 0 && !p.Gone {
-			k.follow(p)
-		}
+		k.takeIn(p)
 	}
 	return true, nil
+}
+
+// takeIn makes p known, as another keeper has known it.
+func (k *keeper) takeIn(p *process) {
+	k.processes[p.ID] = p
+	_, err := ReadExit(p.Dir)
+	p.recorded = err == nil
+	if p.Pid != 0 && !p.Gone && p.file(FilePidfd) != nil {
+		k.follow(p)
+	}
 }
 
 func inheritedListener(fd int) (*net.UnixListener, error) {

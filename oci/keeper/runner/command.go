@@ -92,6 +92,7 @@ func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 	defer closeFiles(stdio)
 	names := s.Files
 	takeMessages(names, held) // of a try that failed when nobody was there to see
+	r.deputy.Begin(c.ID)
 	if err := r.call(keeper.OpBegin, keeper.ID{ID: c.ID}, nil); err != nil {
 		return Ran{}, err
 	}
@@ -132,7 +133,8 @@ func (c Run) furnish(files []*os.File) error {
 func (r *runner) started(id string) error {
 	s, err := r.takeUp(id)
 	if err == nil && s.TTY && !s.Gone && !slices.Contains(s.Files, keeper.FileTTY) {
-		err = fmt.Errorf("process %s has lost its terminal", id)
+		// It has begun, and gets the signal of a terminal that hangs up.
+		r.logger.Printf("process %s has lost its terminal: the keeper died with it", id)
 	}
 	return err
 }

@@ -2,18 +2,18 @@
 // pins namespaces, attaches mounts, reads the output of containers and writes
 // their logs.
 //
-// It is not a subreaper, so os/exec is safe in it, and it holds nothing that
-// matters: it may be killed at any moment. What a successor needs is with the
+// It is not a subreaper, so os/exec is safe in it, and it holds nothing but
+// copies: it may be killed at any moment. What a successor needs is with the
 // keeper (processes and files) and in the journal (the chunk of output that was
-// under way).
+// under way). When the keeper dies, the copies serve the next keeper (orphan.go).
 //
 // Invariants
 //
 //   - A chunk of output is in the journal from before it is read until after it
 //     is in the log. There is one chunk at a time, so one journal serves the node.
 //   - One runner at a time: whoever has the journal locked. It waits for the end
-//     of its predecessor, which may have outlived its keeper by a little, and of
-//     whatever that was about to execute.
+//     of its predecessor, which stays until it has handed over what its dead keeper
+//     held, and of whatever that was about to execute.
 //   - A successor first writes the journal's chunk to its log; then it takes up
 //     what the keeper knows. A runtime command that was left under way is waited
 //     for by whoever asks for the same process.
@@ -24,11 +24,12 @@
 //     process that has ended), and while streams come and go; runner.mu guards
 //     the tables of commands and of pods under way;
 //     runner.taking is held while the keeper is asked for files, output.mu may be
-//     taken below it; spawning is held while a program is started, and is a leaf.
+//     taken below it; runner.asking, below taking, is held until the deputy has
+//     copies of them; spawning is held while a program is started, and is a leaf.
 //
 // It imports the standard library and golang.org/x/sys only. Read program.go,
-// protocol.go, runner.go with inherit.go and limits.go, command.go with spawn.go,
-// nest.go and relief.go, killtree.go, scratch.go and strays.go, clear.go; then
+// protocol.go, runner.go with inherit.go and limits.go, orphan.go, command.go with
+// spawn.go, nest.go and relief.go, killtree.go, scratch.go and strays.go, clear.go; then
 // output.go with journal.go, lines.go and attach.go; then namespaces.go, init.go,
 // userns.go and tryuserns.go (namespaces that are not the host's root's). log.go is
 // the keeper's log, not a container's.

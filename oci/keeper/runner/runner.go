@@ -23,14 +23,24 @@ type runner struct {
 	keeper *wire.Peer
 	out    *output
 
+	listener *net.UnixListener // of keeper.RunnerSocket
+	socket   os.FileInfo       // its file
+
+	deputy  keeper.Deputy
+	serving chan struct{} // closed when out is there
+	leaving chan struct{} // closed when this process is to end
+	leave   func()        // closes it
+
 	taking sync.Mutex // held from asking the keeper for files until they are out's
+	asking sync.Mutex // held from asking the keeper for files until the deputy has them; below taking
 
 	mu       sync.Mutex
 	commands map[string]*command      // runtime commands under way, by process ID
 	pods     map[string]chan struct{} // made or cleared now, by ID; closed at the end
 }
 
-// Main is the runner process. It returns when the keeper is gone.
+// Main is the runner process. It returns when the keeper is gone, and the next
+// one has taken over what this process holds.
 func Main(run string, logger *log.Logger) error {
 	keeper.CatchSignals()
 	forgetInherited(logger)
@@ -44,37 +54,72 @@ func Main(run string, logger *log.Logger) error {
 	if err != nil {
 		return fmt.Errorf("take over the listener: %w", err)
 	}
+	r := &runner{
+		run: run, logger: logger, keeper: wire.NewPeer(conn), listener: listener.(*net.UnixListener),
+		serving: make(chan struct{}), leaving: make(chan struct{}),
+		commands: make(map[string]*command), pods: make(map[string]chan struct{}),
+	}
+	r.deputy = keeper.Deputy{Logf: logger.Printf, Ended: r.endedAlone}
+	r.leave = sync.OnceFunc(func() { close(r.leaving) })
+	if r.socket, err = os.Lstat(keeper.RunnerSocket(run)); err != nil {
+		return err
+	}
+	go r.keeper.Serve(r.notice)
+	ids, err := r.hold()
+	if err != nil {
+		return err
+	}
 	journal, err := openJournal(keeper.JournalFile(run))
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
-	out, err := newOutput(journal, logger)
-	if err != nil {
+	if r.out, err = newOutput(journal, logger); err != nil {
 		return err
 	}
-	out.finish()
-	r := &runner{
-		run: run, logger: logger, keeper: wire.NewPeer(conn), out: out,
-		commands: make(map[string]*command), pods: make(map[string]chan struct{}),
-	}
-	go r.keeper.Serve(r.notice)
-	if err := r.takeOver(); err != nil {
+	r.out.finish()
+	close(r.serving)
+	if err := r.takeOver(ids); err != nil {
 		return err
 	}
-	go out.loop()
-	go r.accept(listener.(*net.UnixListener))
+	go r.out.loop()
+	go r.accept()
 	<-r.keeper.Done()
+	r.standIn()
+	<-r.leaving
 	return nil
 }
 
-// accept serves connections of berthd.
-func (r *runner) accept(l *net.UnixListener) {
+// hold takes copies of all that the keeper holds. Only then may the runner of the
+// last keeper, which has the journal, leave.
+func (r *runner) hold() (ids []string, err error) {
+	var h keeper.Hello
+	if err := r.call(keeper.OpHello, nil, &h); err != nil {
+		return nil, err
+	}
+	if ids, err = keeper.AllIDs(context.Background(), r.keeper, h); err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		_, files, err := r.get(id)
+		wire.CloseAll(files)
+		if errors.Is(err, wire.ErrLost) {
+			return nil, err
+		}
+	}
+	return ids, r.call(keeper.OpReady, nil, nil)
+}
+
+// accept serves connections of berthd, and of the next keeper.
+func (r *runner) accept() {
 	for {
-		c, err := l.AcceptUnix()
+		c, err := r.listener.AcceptUnix()
 		if err != nil {
 			return
 		}
-		go wire.NewPeer(wire.NewConn(c)).Serve(func(q *wire.Request) { go r.answer(q) })
+		go func() {
+			wire.NewPeer(wire.NewConn(c)).Serve(func(q *wire.Request) { go r.answer(q) })
+			r.leaveIfUnneeded()
+		}()
 	}
 }
 
@@ -120,6 +165,9 @@ func (r *runner) answer(q *wire.Request) {
 		if err = q.Decode(&p); err == nil {
 			err = r.alone(p, clearPod)
 		}
+	case keeper.OpTakeOver, keeper.OpHello, keeper.OpGet, keeper.OpLeave:
+		r.handOver(q)
+		return
 	case OpTryUserNS:
 		var t TryUserNS
 		if err = q.Decode(&t); err == nil {
@@ -130,8 +178,8 @@ func (r *runner) answer(q *wire.Request) {
 	}
 	wire.CloseAll(q.Files)
 	if errors.Is(err, wire.ErrLost) {
-		// Without the keeper this process ends; the lost connection tells
-		// berthd to ask the next one.
+		// Without the keeper this process ends before long; the lost connection
+		// tells berthd to ask the next one.
 		return
 	}
 	q.Reply(body, err)
@@ -149,7 +197,14 @@ func made(err error) (Made, error) {
 // notice handles what the keeper tells.
 func (r *runner) notice(q *wire.Request) {
 	wire.CloseAll(q.Files)
+	var closed keeper.Put
 	var s keeper.State
+	if q.Op == keeper.NoticeClosed {
+		if q.Decode(&closed) == nil {
+			go r.letGo(func() { r.deputy.Close(closed.ID, closed.Name) })
+		}
+		return
+	}
 	if q.Decode(&s) != nil {
 		return
 	}
@@ -158,20 +213,22 @@ func (r *runner) notice(q *wire.Request) {
 		go r.adopted(s)
 	case keeper.NoticeExited:
 		go r.exited(s)
+	case keeper.NoticeGone:
+		go r.letGo(func() { r.deputy.Forget(s.ID) })
 	}
+}
+
+// letGo makes the deputy let go of what the keeper has let go of. An answer of
+// the keeper that is older, and on its way here, comes first.
+func (r *runner) letGo(forget func()) {
+	r.asking.Lock()
+	defer r.asking.Unlock()
+	forget()
 }
 
 // takeOver goes on with what a predecessor left. The journal's chunk, which
 // comes before all that is in the FIFOs, is in its log by now.
-func (r *runner) takeOver() error {
-	var h keeper.Hello
-	if err := r.call(keeper.OpHello, nil, &h); err != nil {
-		return err
-	}
-	ids, err := keeper.AllIDs(context.Background(), r.keeper, h)
-	if err != nil {
-		return err
-	}
+func (r *runner) takeOver(ids []string) error {
 	for _, id := range ids {
 		s, err := r.takeUp(id)
 		switch {
@@ -224,6 +281,7 @@ func (r *runner) settleLeft(s keeper.State) {
 
 // adopted is told of a process that the keeper has learned of while it runs.
 func (r *runner) adopted(s keeper.State) {
+	<-r.serving
 	if _, err := r.takeUp(s.ID); err != nil {
 		r.logger.Print(err)
 	}
@@ -232,22 +290,10 @@ func (r *runner) adopted(s keeper.State) {
 // exited kills what a process that ended has left in its cgroup, drains its
 // output and lets the keeper reap it. It may be called twice.
 func (r *runner) exited(s keeper.State) {
-	// Its streams are known by the time its command is settled; it may have
-	// ended before that.
-	r.mu.Lock()
-	c := r.commands[s.ID]
-	r.mu.Unlock()
-	if c != nil {
-		<-c.done
-	}
+	<-r.serving
+	r.awaitCommand(s.ID)
 	keeper.At("exit told")
-	if s.Cgroup != "" {
-		ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
-		if err := cgroup.Kill(ctx, s.Cgroup); err != nil {
-			r.logger.Printf("process %s ended: %v", s.ID, err)
-		}
-		cancel()
-	}
+	r.killRest(s)
 	keeper.At("exit killed")
 	if _, err := r.takeUp(s.ID); err != nil {
 		r.logger.Print(err)
@@ -259,6 +305,29 @@ func (r *runner) exited(s keeper.State) {
 	}
 	// Not before the keeper knows: nobody may take up what is drained.
 	r.out.close(out)
+}
+
+// awaitCommand waits for the end of a process's command: its streams are known
+// by the time that is settled, and it may have ended before that.
+func (r *runner) awaitCommand(id string) {
+	r.mu.Lock()
+	c := r.commands[id]
+	r.mu.Unlock()
+	if c != nil {
+		<-c.done
+	}
+}
+
+// killRest kills what a process that has ended has left in its cgroup.
+func (r *runner) killRest(s keeper.State) {
+	if s.Cgroup == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	if err := cgroup.Kill(ctx, s.Cgroup); err != nil {
+		r.logger.Printf("process %s ended: %v", s.ID, err)
+	}
 }
 
 // reopen makes what the keeper holds as the log of a process its log.
@@ -284,18 +353,37 @@ func (r *runner) reopen(c Reopen) error {
 	return nil
 }
 
+// get asks the keeper for a process, with the files that it holds.
 func (r *runner) get(id string) (keeper.State, []*os.File, error) {
-	var s keeper.State
-	files, err := r.keeper.Call(context.Background(), keeper.OpGet, keeper.ID{ID: id}, &s)
-	if err == nil && len(files) != len(s.Files) {
-		wire.CloseAll(files)
-		return s, nil, fmt.Errorf("get %s: %d files for %d names", id, len(files), len(s.Files))
-	}
-	return s, files, err
+	return r.ask(keeper.OpGet, id)
 }
 
 func (r *runner) settle(id string, s *keeper.State) error {
-	return r.call(keeper.OpSettle, keeper.ID{ID: id}, s)
+	r.deputy.Born(id)
+	now, files, err := r.ask(keeper.OpSettle, id)
+	wire.CloseAll(files)
+	*s = now
+	return err
+}
+
+// ask asks the keeper something about a process that it answers with its state
+// and files; the deputy keeps them.
+func (r *runner) ask(op, id string) (keeper.State, []*os.File, error) {
+	r.asking.Lock()
+	defer r.asking.Unlock()
+	var s keeper.State
+	files, err := r.keeper.Call(context.Background(), op, keeper.ID{ID: id}, &s)
+	if err == nil && len(files) != len(s.Files) {
+		err = fmt.Errorf("%d files for %d names", len(files), len(s.Files))
+	}
+	if err == nil {
+		err = r.deputy.Keep(s, files)
+	}
+	if err != nil {
+		wire.CloseAll(files)
+		return s, nil, fmt.Errorf("%s %s: %w", op, id, err)
+	}
+	return s, files, nil
 }
 
 func (r *runner) call(op string, in, out any, files ...*os.File) error {

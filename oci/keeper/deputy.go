@@ -1,0 +1,212 @@
+package keeper
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"berth/oci/keeper/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// Deputy is how the runner stands in for a keeper that has died. While the
+// keeper lives, the deputy only holds copies of what the keeper holds. From
+// Orphaned on it waits for the processes, writes their exit records, and answers
+// the next keeper, which takes everything over. The exported fields are set
+// before the first call.
+type Deputy struct {
+	Logf func(format string, args ...any)
+	// Ended is called, after Orphaned, when a process has ended and its exit
+	// record is written.
+	Ended func(State)
+
+	mu        sync.Mutex
+	orphaned  bool
+	processes map[string]*process
+}
+
+// Keep takes over the state of a process and copies of the files that s.Files
+// names. They take the place of what was held.
+func (d *Deputy) Keep(s State, files []*os.File) error {
+	if s.Gone {
+		d.Forget(s.ID)
+		return nil
+	}
+	copies := make([]*os.File, len(files))
+	for i, f := range files {
+		var err error
+		if copies[i], err = dup(f); err != nil {
+			wire.CloseAll(copies)
+			return fmt.Errorf("keep %s of %s: %w", s.Files[i], s.ID, err)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.processes[s.ID]
+	if p == nil {
+		p = &process{}
+		if d.processes == nil {
+			d.processes = make(map[string]*process)
+		}
+		d.processes[s.ID] = p
+	}
+	if born := p.file(FilePidfd); born != nil && !slices.Contains(s.Files, FilePidfd) {
+		if pidfd, err := dup(born); err == nil { // the keeper is about to be told
+			s.Files, copies = append(s.Files, FilePidfd), append(copies, pidfd)
+		}
+	}
+	p.State = s
+	p.holdAll(s.Files, copies)
+	if d.orphaned {
+		d.wait(p)
+	}
+	return nil
+}
+
+// Begin notes that a runtime command is about to run for a process.
+func (d *Deputy) Begin(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.processes[id]; p != nil {
+		p.InFlight = true
+	}
+}
+
+// Born opens the process that a runtime command has started, before the keeper
+// is told of it: its exit code is not lost when the keeper is not there to be
+// told.
+func (d *Deputy) Born(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.processes[id]
+	if p == nil || p.file(FilePidfd) != nil {
+		return
+	}
+	if pidfd := openOwn(p.Spec); pidfd != nil {
+		p.hold(FilePidfd, pidfd)
+		if d.orphaned {
+			d.wait(p)
+		}
+	}
+}
+
+// Close lets go of one file.
+func (d *Deputy) Close(id, name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.processes[id]; p != nil {
+		p.hold(name, nil)
+	}
+}
+
+// Forget lets go of a process.
+func (d *Deputy) Forget(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p := d.processes[id]; p != nil {
+		p.close()
+		delete(d.processes, id)
+	}
+}
+
+// Empty reports that nothing is held.
+func (d *Deputy) Empty() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.processes) == 0
+}
+
+// Orphaned is called when the keeper has died.
+func (d *Deputy) Orphaned() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.orphaned = true
+	for _, p := range d.processes {
+		d.wait(p)
+	}
+}
+
+// wait writes p's exit record when p has ended, if p has begun. It is called with
+// mu held.
+func (d *Deputy) wait(p *process) {
+	pidfd := p.file(FilePidfd)
+	if pidfd == nil {
+		return
+	}
+	pid := p.Pid
+	if pid == 0 { // the keeper was not told
+		pid = ReadPid(p.Dir)
+	}
+	go func() {
+		if e, ok := awaitExit(pidfd, pid); ok {
+			At("exit seen alone")
+			d.record(p, e)
+		}
+	}()
+}
+
+func (d *Deputy) record(p *process, e Exit) {
+	d.mu.Lock()
+	_, err := ReadExit(p.Dir)
+	p.recorded = err == nil // by the keeper, before it died
+	err = p.end(e)
+	s := p.State
+	p.Exit = nil // the next keeper looks for itself
+	if f := p.file(FilePidfd); f != nil && err == nil {
+		_, _ = waitPidfd(number(f), unix.WEXITED|unix.WNOHANG) // if it is ours
+	}
+	d.mu.Unlock()
+	if err != nil {
+		d.Logf("process %s: write exit record: %v: the next keeper writes it", p.ID, err)
+		return
+	}
+	d.Ended(s)
+}
+
+// Answer answers a keeper's OpHello and OpGet.
+func (d *Deputy) Answer(r *wire.Request) {
+	var id ID
+	if err := r.Decode(&id); err != nil {
+		r.Reply(nil, err)
+		return
+	}
+	if r.Op == OpHello {
+		r.Reply(Hello{IDs: d.ids(id.ID)}, nil)
+		return
+	}
+	s, files, err := d.get(id.ID)
+	r.Reply(s, err, files...)
+	wire.CloseAll(files)
+}
+
+func (d *Deputy) get(id string) (State, []*os.File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.processes[id]
+	if p == nil {
+		return State{}, nil, fmt.Errorf("no process %q", id)
+	}
+	return p.get()
+}
+
+func (d *Deputy) ids(after string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return page(maps.Keys(d.processes), after)
+}
+
+// page is the part of Hello.IDs that begins after an ID.
+func page(ids iter.Seq[string], after string) []string {
+	var list []string
+	for id := range ids {
+		if id > after {
+			list = append(list, id)
+		}
+	}
+	slices.Sort(list)
+	return list[:min(len(list), maxIDs)]
+}
