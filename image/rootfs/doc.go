@@ -13,7 +13,9 @@
 // as if the tree were the whole filesystem; it opens directories through
 // os.Root, which refuses to leave the tree even if that resolution were wrong;
 // and it makes things by name only in such an open directory, never through a
-// symlink. Extended attributes that mean something to overlayfs are dropped.
+// symlink. Extended attributes that mean something to overlayfs are dropped: the
+// redirects of a writable layer, where a container has renamed directories, are the
+// kernel's own.
 //
 // Read in this order: extract.go (one entry after the other), entry.go (each
 // kind of entry), whiteout.go, resolve.go (where a name leads), attr.go,

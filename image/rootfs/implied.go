@@ -109,6 +109,9 @@ func adopt(mount *os.File, name string, st *unix.Stat_t, users *Users) error {
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil // adopted by an earlier mount, and moved or removed by the container since
+	}
 	if err != nil {
 		return os.NewSyscallError("openat2", err)
 	}

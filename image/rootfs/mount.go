@@ -80,20 +80,24 @@ func mountOverlay(o Overlay) (*os.File, error) {
 	return os.NewFile(uintptr(mount), "overlay"), nil
 }
 
-// configure sets the options. Redirects and metadata-only copies stay off,
-// whatever the kernel's defaults: a layer's tree must be readable by itself.
+// configure sets the options, whatever the kernel's defaults. Metadata-only copies
+// stay off: a file of Upper holds its own data.
+//
+// A container may rename a directory of its image: the kernel then leaves in Upper a
+// redirect, an attribute (trusted.overlay.redirect) that names where the layers
+// beneath have the directory; without it, rename(2) would be EXDEV. So whoever reads
+// an Upper as a layer of its own has to follow redirects. Layers have none: Extract
+// drops the attribute, a container cannot set it through overlayfs, and where nothing
+// is written none is followed. Each kernel that has lowerdir+ has redirects; if the
+// filesystem of Upper has no trusted attributes, the kernel goes on without.
 func configure(fd int, o Overlay) error {
-	options := [][2]string{
-		{"source", "berth"},
-		{"index", "off"},
-		{"metacopy", "off"},
-		{"redirect_dir", "nofollow"},
-	}
 	lowers := o.Lower
+	options := [][2]string{{"source", "berth"}, {"index", "off"}, {"metacopy", "off"}}
 	if o.ReadOnly {
 		lowers = append([]string{o.Upper}, o.Lower...)
+		options = append(options, [2]string{"redirect_dir", "nofollow"})
 	} else {
-		options = append(options, [][2]string{{"upperdir", escape(o.Upper)}, {"workdir", escape(o.Work)}}...)
+		options = append(options, [][2]string{{"redirect_dir", "on"}, {"upperdir", escape(o.Upper)}, {"workdir", escape(o.Work)}}...)
 	}
 	for _, option := range options {
 		if err := unix.FsconfigSetString(fd, option[0], option[1]); err != nil {

@@ -105,18 +105,24 @@ func TestRootOfAUserNamespace(t *testing.T) {
 	written("b/base", uid+7, gid+8)
 }
 
-// Guards against an upper directory of the host's root: `touch /new` by the
-// namespace's root is denied.
-func TestRootOfAUserNamespaceIsItsToWrite(t *testing.T) {
-	u := newUsers(t)
-	root, upper := mountedFor(t, u, []member{dir("etc", 0o755), owned(dir("home", 0o700), 1000, 1000)})
-	for dir := root; dir != "/"; dir = filepath.Dir(dir) { // the test's directories
-		if info, err := os.Stat(dir); err == nil && dir != root && info.Mode()&0o1 == 0 {
+// passable lets other users go through the test's directories to root.
+func passable(t *testing.T, root string) {
+	t.Helper()
+	for dir := filepath.Dir(root); dir != "/"; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode()&0o1 == 0 {
 			if err := os.Chmod(dir, info.Mode()|0o1); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
+}
+
+// Guards against an upper directory of the host's root: `touch /new` by the
+// namespace's root is denied.
+func TestRootOfAUserNamespaceIsItsToWrite(t *testing.T) {
+	u := newUsers(t)
+	root, upper := mountedFor(t, u, []member{dir("etc", 0o755), owned(dir("home", 0o700), 1000, 1000)})
+	passable(t, root)
 	as := func(id uint32, script string) string {
 		cmd := exec.Command("sh", "-c", script)
 		cmd.Dir = root

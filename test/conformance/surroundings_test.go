@@ -251,3 +251,24 @@ func ask(network, address, request string) string {
 	answer, _ := io.ReadAll(conn)
 	return string(answer)
 }
+
+// A container may rename a directory of its image, which stays the same one: not
+// EXDEV, after which mv would copy it.
+func TestRenameOfAnImagesDirectory(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		image := n.pullWith(t, "rename", ocispec.ImageConfig{}, registry.Dir("proc", 0o755), registry.Dir("lib", 0o755), registry.Dir("lib/deep", 0o755), registry.File("lib/deep/f", 0o644, "found"))
+		const script = `a=$(stat -c %i /lib); mv /lib /old && [ $a = $(stat -c %i /old) ] && echo renamed; a=$(stat -c %i /old/deep); mv /old/deep / && [ $a = $(stat -c %i /deep) ] && echo renamed; cat /deep/f`
+		users := usersOf(podConfig(t, "users"))
+		for name, pod := range map[string]*runtimeapi.PodSandboxConfig{"web": podConfig(t, "web"), "users": users} {
+			got := n.says(t, n.runPod(t, pod), "main", script, func(c *runtimeapi.ContainerConfig) {
+				c.Image.Image = image
+				if pod == users {
+					member(c, pod)
+				}
+			})
+			if got != "renamed\nrenamed\nfound" {
+				t.Errorf("%s: %s", name, got)
+			}
+		}
+	})
+}
