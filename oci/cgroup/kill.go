@@ -6,11 +6,18 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 )
 
-// Kill sends SIGKILL to every process in p and below until none is left alive.
-// It waits for their ends; ctx bounds that, since a process in uninterruptible
-// sleep may never end.
+// killRound is how long Kill waits before it looks again: what it had not killed
+// yet may have frozen what it had.
+const killRound = time.Second
+
+// Kill sends SIGKILL to every process in p and below until none is left alive, also
+// to those that are frozen. Nothing else is thawed. It waits for their ends; ctx
+// bounds that, since a process in uninterruptible sleep may never end.
 func Kill(ctx context.Context, p string) error {
 	var dead []int
 	for {
@@ -30,9 +37,11 @@ func Kill(ctx context.Context, p string) error {
 			continue
 		}
 		killOnce(p, alive)
-		err = Wait(ctx, alive)
+		round, cancel := context.WithTimeout(ctx, killRound)
+		err = Wait(round, alive)
+		cancel()
 		closeAll(alive)
-		if err != nil {
+		if err != nil && ctx.Err() != nil {
 			return fmt.Errorf("kill cgroup %s: %w", p, err)
 		}
 	}
@@ -50,12 +59,11 @@ func killOnce(p string, alive []*Process) {
 		_ = write(filepath.Join(d, "cgroup.kill"), "1")
 		_ = write(filepath.Join(d, "freezer.state"), "FROZEN")
 	}
-	if pids, err := Procs(p); err == nil {
-		for _, pid := range pids {
-			if process, err := OpenProcess(pid); err == nil {
-				process.Kill()
-				process.Close()
-			}
+	pids, _ := Procs(p)
+	for _, pid := range pids {
+		if process, err := OpenProcess(pid); err == nil {
+			process.Kill()
+			process.Close()
 		}
 	}
 	for _, process := range alive {
@@ -64,6 +72,38 @@ func killOnce(p string, alive []*Process) {
 	for _, d := range dirs(p) {
 		_ = write(filepath.Join(d, "freezer.state"), "THAWED")
 	}
+	FreeKilled(pids)
+}
+
+// FreeKilled lets processes die that were sent SIGKILL and are frozen all the same,
+// by a cgroup below or above those that the caller may thaw: on v1, the signal waits
+// for the thaw. They are moved out of the frozen cgroup. A thaw would let others run
+// that somebody wanted frozen, a fork bomb perhaps.
+func FreeKilled(pids []int) {
+	for _, h := range hierarchies() {
+		if !slices.Contains(h.controllers, "freezer") {
+			continue
+		}
+		for _, pid := range pids {
+			if h.frozen(pid) {
+				_ = write(filepath.Join(h.mount, "cgroup.procs"), strconv.Itoa(pid))
+			}
+		}
+	}
+}
+
+// frozen asks the freezer's hierarchy for a process.
+func (h hierarchy) frozen(pid int) bool {
+	membership, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	for line := range strings.Lines(string(membership)) { // HIERARCHY:CONTROLLERS:PATH
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 || !slices.Contains(strings.Split(f[1], ","), "freezer") {
+			continue
+		}
+		state, err := os.ReadFile(filepath.Join(h.mount, f[2], "freezer.state"))
+		return err == nil && string(state) != "THAWED\n"
+	}
+	return false
 }
 
 // write does not create what the hierarchy does not have.

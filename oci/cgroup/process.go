@@ -14,6 +14,7 @@ import (
 // Process is one that may be another's child, held by a pidfd: its pid may be
 // reused, it is not mistaken.
 type Process struct {
+	Pid  int
 	file *os.File
 	raw  syscall.RawConn
 }
@@ -30,7 +31,7 @@ func OpenProcess(pid int) (*Process, error) {
 		file.Close()
 		return nil, fmt.Errorf("open process %d: %w", pid, err)
 	}
-	return &Process{file, raw}, nil
+	return &Process{pid, file, raw}, nil
 }
 
 // Close lets go of the process.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -76,6 +77,42 @@ func TestExecSyncTimeoutKillsWhatWasDoubleForked(t *testing.T) {
 			t.Errorf("the answer says %q", err)
 		}
 		n.exec(t, id, "true")
+	})
+}
+
+// Guards against a frozen pod: a probe keeps its timeout, and a
+// container can be stopped. The rest of the pod stays frozen.
+func TestFrozenPod(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		pod, id := n.running(t, forever)
+		state, frozen, thawed := "/sys/fs/cgroup/freezer/berth/"+pod+"/freezer.state", "FROZEN", "THAWED"
+		if _, err := os.Stat("/sys/fs/cgroup/freezer"); err != nil {
+			state, frozen, thawed = "/sys/fs/cgroup/berth/"+pod+"/cgroup.freeze", "1", "0"
+		}
+		t.Cleanup(func() { _ = os.WriteFile(state, []byte(thawed), 0) })
+		if err := os.WriteFile(state, []byte(frozen), 0); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		if _, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Timeout: 2, Cmd: []string{"true"}}); err == nil {
+			t.Error("a command ended in a frozen pod")
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("a command with a timeout of 2 s took %v", took)
+		}
+		begun = time.Now()
+		if _, err := n.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: 1}); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("stopping took %v with a grace of 1 s", took)
+		}
+		if c := n.container(t, id); c.GetState() != runtimeapi.ContainerState_CONTAINER_EXITED || c.GetExitCode() != 137 {
+			t.Errorf("the container is %v, exit code %d", c.GetState(), c.GetExitCode())
+		}
+		if b, err := os.ReadFile(state); err != nil || string(b) != frozen+"\n" {
+			t.Errorf("the pod is %q, %v", b, err)
+		}
 	})
 }
 

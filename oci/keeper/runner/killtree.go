@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"berth/oci/cgroup"
 	"berth/oci/keeper"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ func KillTree(root int, signal func(syscall.Signal) error) {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		unix.Close(fd)
 	}
+	cgroup.FreeKilled(t.pids)
 }
 
 // tree is a process that was told to stop, and those that belong to it as far as

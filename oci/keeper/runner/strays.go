@@ -86,9 +86,12 @@ func (r *runner) killStrays(dir string) {
 		if len(alive) == 0 {
 			return
 		}
+		var pids []int
 		for _, p := range alive {
 			p.Kill()
+			pids = append(pids, p.Pid)
 		}
+		cgroup.FreeKilled(pids)
 		err := cgroup.Wait(ctx, alive)
 		closeAll(alive)
 		if err != nil {
