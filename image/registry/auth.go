@@ -78,7 +78,7 @@ func (r *Repository) ask(ctx context.Context, u *url.URL, header http.Header) (*
 	}
 	used := r.lastAuthorization()
 	resp, err := get(used)
-	if err != nil || !r.challenged(u, resp) {
+	if err != nil || !challenged(u, resp) {
 		return resp, err
 	}
 	// One request finds the answer, the others of this pull use it.
@@ -92,39 +92,50 @@ func (r *Repository) ask(ctx context.Context, u *url.URL, header http.Header) (*
 	if now := r.lastAuthorization(); now != used {
 		drain(resp)
 		used = now
-		if resp, err = get(used); err != nil || !r.challenged(u, resp) {
+		if resp, err = get(used); err != nil || !challenged(u, resp) {
 			return resp, err
 		}
 	}
-	var refused error
+	return r.authorize(ctx, resp, get, used)
+}
+
+// authorize tries one challenge of a 401 after the other, but for an answer that
+// was just refused. It returns the answer to the first that is accepted, or else
+// the last 401, or why no challenge could be answered.
+func (r *Repository) authorize(ctx context.Context, resp *http.Response, get func(string) (*http.Response, error), used string) (*http.Response, error) {
+	var failed error
+	registry := resp.Request.URL
 	for _, c := range usable(resp.Header.Values("Www-Authenticate")) {
-		authorization, err := r.answer(ctx, u, c)
+		authorization, err := r.answer(ctx, registry, c)
+		if err != nil && failed != nil {
+			err = fmt.Errorf("%w; %w", failed, err)
+		}
 		if err != nil {
-			if refused != nil {
-				err = fmt.Errorf("%w; %w", refused, err)
-			}
-			refused = err
+			failed = err
 			continue
 		}
 		if authorization == "" || authorization == used {
 			continue
 		}
 		drain(resp)
-		if resp, err = get(authorization); err != nil || !r.challenged(u, resp) {
+		if resp, err = get(authorization); err != nil {
+			return nil, err
+		}
+		if !challenged(registry, resp) {
 			r.setAuthorization(authorization)
-			return resp, err
+			return resp, nil
 		}
 	}
-	if refused != nil {
+	if failed != nil {
 		resp.Body.Close()
-		return nil, refused
+		return nil, failed
 	}
 	return resp, nil
 }
 
 // challenged tells whether resp is a 401 of the registry itself. What a
 // redirect leads to has no say in where a credential goes (CVE-2020-15157).
-func (r *Repository) challenged(u *url.URL, resp *http.Response) bool {
+func challenged(u *url.URL, resp *http.Response) bool {
 	return resp.StatusCode == http.StatusUnauthorized && sameOrigin(resp.Request.URL, u)
 }
 

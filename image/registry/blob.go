@@ -64,12 +64,11 @@ func (b *Blob) retry(err error) error {
 	}
 	b.start = b.offset // counted once: the next connection may never come about
 	b.disconnect()
-	if over := b.pace.again(b.ctx, err, &b.failed); over != nil && ended(b.ctx) == nil {
-		return fmt.Errorf("blob %s, after %d of %d bytes: %w", b.digest, b.offset, b.size, over)
-	} else if over != nil {
-		return ended(b.ctx)
+	err = b.pace.again(b.ctx, err, &b.failed)
+	if over := ended(b.ctx); err == nil || over != nil {
+		return over
 	}
-	return nil
+	return fmt.Errorf("blob %s, after %d of %d bytes: %w", b.digest, b.offset, b.size, err)
 }
 
 // readOnce reads from one connection. No bytes and no error is possible, at the
