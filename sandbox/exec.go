@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"berth/oci"
 )
@@ -45,6 +47,9 @@ func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
 	process := spec.Process
 	process.Args = e.Cmd
 	process.Terminal = e.TTY
+	if e.TTY && !slices.ContainsFunc(process.Env, isTerm) { // a container without a terminal
+		process.Env = append(process.Env, defaultTerm)
+	}
 	code, err = c.pod.runtime().Exec(ctx, oci.Exec{
 		Container: c.oci(),
 		Process:   process,
@@ -59,6 +64,8 @@ func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
 	}
 	return code, nil
 }
+
+func isTerm(variable string) bool { return strings.HasPrefix(variable, "TERM=") }
 
 // MayExec says whether Exec of cmd could begin now. Its errors are Exec's.
 func (c *Container) MayExec(cmd []string) error {

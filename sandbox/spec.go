@@ -16,6 +16,9 @@ import (
 // defaultPath is the PATH of a container whose image names none.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// defaultTerm is the TERM of a process with a terminal whose container names none.
+const defaultTerm = "TERM=xterm"
+
 // Spec is the OCI runtime spec of container c in pod p: a pure function of a
 // validated config and of facts. The oci package sets the ociVersion. The only
 // error is *InvalidError: what only the image or the node can tell.
@@ -133,7 +136,7 @@ func workingDir(config *runtimeapi.ContainerConfig, facts Facts) (string, error)
 func environment(config *runtimeapi.ContainerConfig, facts Facts) ([]string, error) {
 	env := []string{defaultPath, "HOSTNAME=" + facts.Hostname}
 	if config.GetTty() {
-		env = append(env, "TERM=xterm")
+		env = append(env, defaultTerm)
 	}
 	ofImage, err := imageEnvironment(facts.Image.Env)
 	if err != nil {

@@ -163,6 +163,47 @@ func TestExec(t *testing.T) {
 	})
 }
 
+// A terminal without TERM is no terminal to most programs.
+func TestExecHasTERM(t *testing.T) {
+	for _, tt := range []struct {
+		term string // of the container; empty: none
+		tty  bool   // of the container
+		exec bool   // has a terminal
+		want string
+	}{
+		{"", false, true, "xterm"},
+		{"", false, false, ""},
+		{"", true, true, "xterm"},
+		{"vt100", false, true, "vt100"},
+		{"vt100", false, false, "vt100"},
+	} {
+		inBubble(t, func(t *testing.T, m *machine) {
+			m.must("run")
+			config := containerConfig("x")
+			config.Tty = tt.tty
+			if tt.term != "" {
+				config.Envs = append(config.Envs, &runtimeapi.KeyValue{Key: "TERM", Value: []byte(tt.term)})
+			}
+			c, err := m.pod("a").CreateContainer(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			if _, err := c.Exec(t.Context(), Exec{Cmd: []string{"env"}, TTY: tt.exec, Stdout: &out}); err != nil {
+				t.Fatal(err)
+			}
+			_, got, found := strings.Cut("\n"+out.String()+"\n", "\nTERM=")
+			got, _, _ = strings.Cut(got, "\n")
+			if got != tt.want || found != (tt.want != "") {
+				t.Errorf("%+v: TERM is %q, %v", tt, got, found)
+			}
+		})
+	}
+}
+
 // A config that only the image or the host can refuse leaves nothing either.
 func TestRefusedLate(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *machine) {

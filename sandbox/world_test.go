@@ -198,6 +198,10 @@ func (w *world) Remove(ctx context.Context, c oci.Container) error {
 }
 
 func (w *world) Exec(ctx context.Context, e oci.Exec) (int, error) {
+	if e.Process.Args[0] == "env" {
+		fmt.Fprint(e.Stdout, strings.Join(e.Process.Env, "\n"))
+		return 0, nil
+	}
 	fmt.Fprint(e.Stdout, strings.Join(e.Process.Args, " "))
 	return 0, nil
 }
