@@ -39,6 +39,7 @@ var errorTable = []struct {
 	{image.ErrNotSupported, codes.FailedPrecondition, ""}, // Unimplemented would be said of the RPC
 	{syscall.ENOSPC, codes.ResourceExhausted, ""},
 	{sandbox.ErrNotFound, codes.NotFound, ""},
+	{sandbox.ErrNoProgram, codes.NotFound, ""},
 	{sandbox.ErrNotReady, codes.FailedPrecondition, ""},
 	{sandbox.ErrNotRunning, codes.FailedPrecondition, ""},
 	{sandbox.ErrNotSupported, codes.FailedPrecondition, ""},

@@ -281,6 +281,8 @@ type statusCause struct {
 // codes of commands and failures of Berth are told apart by Reason.
 func statusOf(code int, err error) streamStatus {
 	switch {
+	case errors.Is(err, sandbox.ErrNoProgram):
+		return streamStatus{Status: "Failure", Reason: "NotFound", Code: http.StatusNotFound, Message: err.Error()}
 	case err != nil:
 		return streamStatus{
 			Status: "Failure", Reason: "InternalError", Code: http.StatusInternalServerError, Message: err.Error(),

@@ -119,6 +119,9 @@ func TestStatusOf(t *testing.T) {
 	if s.Status != "Failure" || s.Reason != "NonZeroExitCode" || len(s.Details.Causes) != 1 || s.Details.Causes[0] != (statusCause{"ExitCode", "137"}) {
 		t.Errorf("code 137 is %+v", s)
 	}
+	if s := statusOf(0, fmt.Errorf("exec: %w: it said so", sandbox.ErrNoProgram)); s.Status != "Failure" || s.Reason != "NotFound" || s.Message != "exec: no such program: it said so" {
+		t.Errorf("no such program: %+v", s)
+	}
 	if s := statusOf(0, errors.New("the reason")); s.Status != "Failure" || s.Reason != "InternalError" || s.Message != "the reason" || s.Details != nil {
 		t.Errorf("an error is %+v", s)
 	}

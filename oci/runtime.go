@@ -29,6 +29,11 @@ var (
 	ErrExitUnknown = errors.New("exit code is unknown")
 )
 
+// RuntimeError is why an OCI runtime started no process, in its own words.
+type RuntimeError struct{ Said string }
+
+func (e *RuntimeError) Error() string { return e.Said }
+
 // Runtime runs pods and containers of one runtime handler with one OCI runtime
 // binary. The exported fields are set once, before the first call; Probe fills
 // in Version and OCIVersion. Every method may be repeated after a failure or a

@@ -170,9 +170,9 @@ func (r *Runtime) failure(dir string, ran runner.Ran) error {
 		ran.Status = "it started no process"
 	}
 	if len(said) == 0 {
-		return fmt.Errorf("%s: %s", r.Name, ran.Status)
+		return &RuntimeError{fmt.Sprintf("%s: %s", r.Name, ran.Status)}
 	}
-	return fmt.Errorf("%s: %s (%s)", r.Name, strings.Join(said, "; "), ran.Status)
+	return &RuntimeError{fmt.Sprintf("%s: %s (%s)", r.Name, strings.Join(said, "; "), ran.Status)}
 }
 
 // Of a failed runtime's log: how much is read, and how much of each message is

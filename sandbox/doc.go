@@ -43,7 +43,7 @@
 // pods.go (what Pods needs of the world), pod.go (a pod and its containers), index.go
 // (who finds them), state.go, record.go, background.go, flight.go (who joins whom and
 // gives way), again.go (what is tried again), errors.go, report.go (what the log has of a failure); then a file for each verb:
-// run.go (files.go), create.go (etc.go), start.go, exit.go, stop.go (signal.go), remove.go,
+// run.go (files.go), create.go (etc.go), start.go (program.go), exit.go, stop.go (signal.go), remove.go,
 // exec.go, attach.go, dial.go, log.go, update.go, stats.go (usage.go), status.go (info.go);
 // then recover.go and mirror.go (what survives a reboot), and userns.go (what a pod's
 // user namespace changes in all of them).

@@ -24,6 +24,8 @@ var (
 	ErrPreempted = errors.New("pre-empted by a stop or remove")
 	// ErrImageMount: an image cannot be mounted in a container.
 	ErrImageMount = errors.New("image cannot be mounted")
+	// ErrNoProgram: the program of a container or of an exec is not in its root.
+	ErrNoProgram = errors.New("no such program")
 	// ErrClosed: the daemon is going away; the next one finishes what began.
 	ErrClosed = errors.New("the daemon is stopping")
 

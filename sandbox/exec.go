@@ -31,7 +31,7 @@ type LooseError = oci.LooseError
 // command's exit code (CRI ExecSync and Exec). When ctx ends, the command is
 // killed with its descendants and its session, or with all that it has started.
 //
-// Errors: *InvalidError, ErrNotRunning; a *LooseError beside ctx's when more was to
+// Errors: *InvalidError, ErrNotRunning, ErrNoProgram; a *LooseError beside ctx's when more was to
 // be killed than could be.
 func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
 	if e.Stdin != nil {
@@ -60,6 +60,7 @@ func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
 		Whole:     e.Whole,
 	})
 	if err != nil {
+		err = noProgram(err, fmt.Sprintf("/proc/%d/root", c.record().Pid), process, nil)
 		return 0, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}
 	return code, nil

@@ -18,7 +18,8 @@ import (
 // container is started all the same. A container that cannot be started becomes
 // EXITED with reason StartError, and the error holds the runtime's own message.
 //
-// Errors: ErrNotReady, ErrIllegal (it has exited), ErrNotFound, ErrPreempted.
+// Errors: ErrNotReady, ErrIllegal (it has exited), ErrNotFound, ErrPreempted,
+// ErrNoProgram.
 func (c *Container) Start(ctx context.Context) error {
 	err := c.do(ctx, &flight{verb: verbStart}, operationTimeout, c.start)
 	if err != nil {
@@ -123,7 +124,7 @@ func (c *Container) launch(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return noProgram(err, fmt.Sprintf("/proc/self/fd/%d", fs.root.Fd()), spec.Process, spec.Mounts)
 	}
 	err = c.change(containerStarted, func(rec *containerRecord) {
 		rec.StartedAt = time.Now()

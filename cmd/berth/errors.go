@@ -18,6 +18,7 @@ import (
 const (
 	codeFailed   = 125 // berth or berthd could not do it
 	codeNotBegun = 126 // the command could not be started
+	codeNoSuch   = 127 // the command is not there
 	codeSignal   = 128 // and the number of the signal that ended it
 )
 
@@ -63,6 +64,9 @@ func exitCode(w io.Writer, cmd *cobra.Command, err error) int {
 	case bySignal:
 		return codeSignal + int(signal.signal)
 	case errors.As(err, &notBegunError{}):
+		if status.Code(err) == codes.NotFound {
+			return codeNoSuch
+		}
 		return codeNotBegun
 	case passesCodeOn(cmd):
 		return codeFailed

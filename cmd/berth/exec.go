@@ -24,7 +24,8 @@ func execCommand() *cobra.Command {
 		Long: `Run a command in a running container. Its output is shown as it comes, and the
 exit code is the command's. Ctrl-C ends the command; with -it it is the command's.
 
-The exit code is 125 if berth failed, 126 if the command could not be started.`,
+The exit code is 125 if berth failed, 126 if the command could not be started, and
+127 if it is not there.`,
 		Example: `  berth exec web cat /etc/hosts
   berth exec -it web sh
   berth exec -i db sh -c 'cat >/tmp/dump' <dump`,

@@ -71,7 +71,8 @@ beginning of an id that no other has.
 
 The exit code is 0, 1 for what could not be done, 2 for a command line that cannot
 be meant. run, exec and attach pass on the code of the container or command, and
-have 125 for their own failures and 126 for a command that could not be started.`,
+have 125 for their own failures, 126 for a command that could not be started, and
+127 for one that is not there.`,
 		Example: `  berth run -it --rm busybox
   berth run -d --name web -p 8080:80 busybox httpd -f
   berth logs -f web

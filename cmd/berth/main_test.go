@@ -163,6 +163,8 @@ func TestExitCode(t *testing.T) {
 		{run, errors.New("broken"), 125, "berth: broken\n"},
 		{run, usageError{errors.New("what?")}, 125, "berth: what?\n"},
 		{run, errors.Join(notBegunError{status.Error(codes.Unknown, "no sh")}, nil), 126, "berth: no sh\n"},
+		{run, errors.Join(notBegunError{status.Error(codes.NotFound, "no sh")}, nil), 127, "berth: no sh\n"},
+		{run, status.Error(codes.NotFound, "gone"), 125, "berth: gone\n"},
 		{run, unheardError{syscall.EPIPE}, 141, ""},
 		{run, unheardError{syscall.ENOSPC}, 125, "berth: no space left on device\n"},
 		{run, codeError(3), 3, ""},

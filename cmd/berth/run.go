@@ -33,7 +33,8 @@ the container's. Ctrl-C stops it, a second Ctrl-C kills it. With -i it reads wha
 is typed or piped in. With -it it has a terminal: Ctrl-C is the container's, and
 Ctrl-P Ctrl-Q leave it running. With -d its id is printed and it goes on alone.
 
-The exit code is 125 if berth failed, 126 if the command could not be started.`,
+The exit code is 125 if berth failed, 126 if the command could not be started, and
+127 if it is not there.`,
 		Example: `  berth run --rm busybox echo hello
   berth run -it --rm busybox
   echo hello | berth run -i --rm busybox wc -c

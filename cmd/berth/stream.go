@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/moby/spdystream"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 )
 
 // stdio is what a session connects to a process in a container. A nil stream is
@@ -251,6 +253,9 @@ func outcome(verdict []byte) error {
 	said := status.Message
 	for _, prefix := range []string{"Internal error occurred: ", "error executing command in container: ", "error attaching to container: "} {
 		said = strings.TrimPrefix(said, prefix) // people know what they did
+	}
+	if status.Reason == "NotFound" {
+		return notBegunError{grpcstatus.Error(codes.NotFound, said)}
 	}
 	return notBegunError{errors.New(said)}
 }

@@ -10,7 +10,10 @@ import (
 	"syscall"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"berth/test/leak"
+	"berth/test/registry"
 )
 
 // berth is a command line of the operator's tool that has ended.
@@ -70,7 +73,14 @@ func TestToolRunsAContainer(t *testing.T) {
 		if _, err := os.Stat("/var/log/berth/pods/conf-job"); err == nil {
 			t.Error("--rm left the log directory")
 		}
-		n.berth(t, "run", "--rm", n.busybox, "/bin/frobnicate").want(t, "a program that is not there", 126, "", "/bin/frobnicate")
+		n.berth(t, "run", "--rm", n.busybox, "/bin/frobnicate").want(t, "a program that is not there", 127, "", "/bin/frobnicate")
+		n.berth(t, "run", "--rm", n.busybox, "frobnicate").want(t, "a program that is nowhere in PATH", 127, "", "frobnicate")
+		n.berth(t, "run", "--rm", n.busybox, "/etc").want(t, "a directory", 126, "", "")
+		for name, want := range map[string]int{"/bin/gone": 127, "gone": 127, "/etc/dull": 126} {
+			config := ocispec.ImageConfig{Cmd: []string{name}}
+			ref := n.pullWith(t, "cmd"+strings.ReplaceAll(name, "/", "-"), config, registry.File("etc/dull", 0o644, "#!/bin/sh\n"))
+			n.berth(t, "run", "--rm", ref).want(t, "the image's Cmd "+name, want, "", "")
+		}
 		n.berth(t, "run", n.registry.Host()+"/none", "true").want(t, "an image that is not there", 125, "", "none")
 		if left := n.berth(t, "ps", "-aq"); left.stdout != "" {
 			t.Errorf("what failed left %q", left.stdout)
@@ -92,6 +102,8 @@ func TestToolKeepsAContainer(t *testing.T) {
 		n.berth(t, "ps", "-q").want(t, "ps -q", 0, id[:12]+"\n", "")
 		n.berth(t, "logs", "conf-web").want(t, "logs", 0, "ready\n", "")
 		n.berth(t, "exec", id[:8], "sh", "-c", "echo out; echo err >&2; exit 5").want(t, "exec", 5, "out\n", "err\n")
+		n.berth(t, "exec", "conf-web", "frobnicate").want(t, "exec of what is not there", 127, "", "frobnicate")
+		n.berth(t, "exec", "conf-web", "/etc").want(t, "exec of a directory", 126, "", "")
 		n.berth(t, "status").want(t, "status", 0, "1, 1 running", "")
 		n.berth(t, "run", "--name", "conf-web", n.busybox, "true").want(t, "a name twice", 125, "", "the name conf-web is taken")
 		n.berth(t, "rm", "conf-web").want(t, "rm of what runs", 1, "", "is running")
