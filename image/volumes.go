@@ -104,7 +104,11 @@ func (s *Store) makeVolume(ctx context.Context, at string, root *os.File, path s
 		return err
 	}
 	defer to.Close()
-	return rootfs.Copy(ctx, to, from, s.room)
+	err = rootfs.Copy(ctx, to, from, s.room)
+	if errors.Is(err, rootfs.ErrInvalidTar) {
+		return fmt.Errorf("%w: %w", ErrInvalidImage, err)
+	}
+	return err
 }
 
 // findDir opens a directory as a process would whose root is root.

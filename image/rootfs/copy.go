@@ -16,17 +16,21 @@ const (
 	// copyStep is how many bytes of a file are copied between two questions for
 	// room.
 	copyStep = 16 << 20
-	// maxLinked bounds the memory for hard links: of more files, each name becomes
-	// a file.
-	maxLinked = 1 << 16
+	// maxNames bounds the memory for names, in bytes: those of directories to be
+	// copied, and those of hard links, beyond which each name becomes a file.
+	maxNames = 16 << 20
+	// nameCost is what a name takes beside its bytes.
+	nameCost = 64
 )
 
 // Copy makes the empty directory to what the directory from is: its content,
-// owners, modes, times and the attributes that an image may have. Hard links
-// within it stay links, holes stay holes. room is asked before bytes are written,
-// and now and then before files are made. The content may be hostile: no symlink
-// is followed, no device is opened, and the depth costs no open files. Nobody
-// else may change from or to meanwhile.
+// owners, modes, times and the attributes that an image may have. Holes stay holes,
+// and hard links within it links, as far as their names fit into memory. room is
+// asked before bytes are written, and now and then before files are made. The
+// content may be hostile: no symlink is followed, no device is opened, and the depth
+// costs no open files. Nobody else may change from or to meanwhile. Errors:
+// ErrInvalidTar (one directory has more directories than any real layer), those of
+// the filesystem and of room, ctx's.
 func Copy(ctx context.Context, to, from *os.File, room func(bytes int64) error) error {
 	c := &copier{ctx: ctx, room: room, base: to, links: map[fileID]string{}}
 	if err := c.tree(to, from); err != nil {
@@ -49,6 +53,8 @@ type copier struct {
 	above    []pendingDir // the directories above and this one
 
 	links map[fileID]string // where files of several names were copied to, below base
+
+	pending, linked int // bytes of names in above and in links
 }
 
 // pendingDir is a directory whose content is copied but for these directories.
@@ -75,6 +81,7 @@ func (c *copier) tree(to, from *os.File) error {
 		if last := len(here.dirs) - 1; last >= 0 {
 			name := here.dirs[last]
 			here.dirs = here.dirs[:last]
+			c.pending -= nameCost + len(name)
 			if err := unix.Mkdirat(int(c.to.Fd()), name, 0o700); err != nil {
 				return &os.PathError{Op: "mkdir", Path: shorten(name), Err: err}
 			}
@@ -131,6 +138,9 @@ func (c *copier) entry(here *pendingDir, name string) error {
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		here.dirs = append(here.dirs, name)
+		if c.pending += nameCost + len(name); c.pending > maxNames {
+			return fmt.Errorf("%w: too many directories in one", ErrInvalidTar)
+		}
 		return nil
 	}
 	id := fileID{uint64(st.Dev), st.Ino}
@@ -140,8 +150,9 @@ func (c *copier) entry(here *pendingDir, name string) error {
 	if err := c.make(name, &st); err != nil {
 		return err
 	}
-	if st.Nlink > 1 && len(c.links) < maxLinked {
+	if st.Nlink > 1 && c.linked < maxNames {
 		c.links[id] = path.Join(c.path(), name)
+		c.linked += nameCost + len(c.links[id])
 	}
 	return nil
 }

@@ -166,6 +166,29 @@ func TestCopyAsksForRoom(t *testing.T) {
 	}
 }
 
+// What names take in memory has a bound, which no real layer reaches.
+func TestCopyOfAWideTree(t *testing.T) {
+	leak.NeedRoot(t)
+	c := &copier{ctx: t.Context(), room: roomy, pending: maxNames - nameCost - 1, links: map[fileID]string{}}
+	from := t.TempDir()
+	if err := errors.Join(os.Mkdir(filepath.Join(from, "a"), 0o700), os.Mkdir(filepath.Join(from, "b"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	c.from = dir
+	here := &pendingDir{}
+	if err := c.entry(here, "a"); err != nil {
+		t.Errorf("within the bound: %v", err)
+	}
+	if err := c.entry(here, "b"); !errors.Is(err, ErrInvalidTar) {
+		t.Errorf("beyond the bound: %v", err)
+	}
+}
+
 // A tree as deep as a layer can be costs a bounded number of open files.
 func TestCopyOfADeepTree(t *testing.T) {
 	leak.NeedRoot(t)
