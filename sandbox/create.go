@@ -189,7 +189,7 @@ func (c *Container) describe(ctx context.Context, img *image.Image, fs filesyste
 	if facts.OldFiles, err = c.pod.oldFiles(); err != nil {
 		return nil, err
 	}
-	facts.OverEtc = c.filesOverEtc(fs.views, mounted, facts.HostPaths)
+	facts.Etc = c.lookAtEtc(fs.views, mounted, facts.HostPaths)
 	return Spec(c.pod.oci(), c.oci(), c.config, facts)
 }
 

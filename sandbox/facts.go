@@ -18,7 +18,7 @@ type Facts struct {
 	User         specs.User
 	HostPaths    []string // of the config's mounts, in their order, symlinks resolved; those of images are in their views
 	OldFiles     bool     // the pod is of a Berth that kept its files beside the records: containers only read them
-	OverEtc      []string // names of the pod's files that are mounted on top of what the config mounts at /etc
+	Etc          etc      // where the config mounts something at /etc
 	Volumes      []string // paths of the image's volumes that the container has
 	Hostname     string
 	Capabilities []string // that the node can give

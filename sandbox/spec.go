@@ -208,7 +208,10 @@ func namespaces(p oci.Pod, c oci.Container, options *runtimeapi.NamespaceOption)
 // before children. What the config mounts itself replaces what would be there; only
 // the pod's files stay above a mount at /etc, where they can.
 func mounts(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, facts Facts) []specs.Mount {
-	own := configMounts(config, facts.HostPaths)
+	// The kubelet mounts a hosts file of its own; there may be no place for it either.
+	own := slices.DeleteFunc(configMounts(config, facts.HostPaths), func(m specs.Mount) bool {
+		return path.Dir(m.Destination) == "/etc" && slices.Contains(facts.Etc.noPlace, path.Base(m.Destination))
+	})
 	shm := "/dev/shm"
 	if !p.HostIPC {
 		shm = p.Shm()
@@ -224,7 +227,7 @@ func mounts(p oci.Pod, c oci.Container, config *runtimeapi.ContainerConfig, fact
 	}
 	files := fileMounts(p, config, facts)
 	last := slices.DeleteFunc(slices.Clone(files), func(m specs.Mount) bool {
-		return !slices.Contains(facts.OverEtc, path.Base(m.Destination)) || slices.ContainsFunc(own, func(o specs.Mount) bool { return o.Destination == m.Destination })
+		return !slices.Contains(facts.Etc.over, path.Base(m.Destination)) || slices.ContainsFunc(own, func(o specs.Mount) bool { return o.Destination == m.Destination })
 	})
 	usual = append(usual, files...)
 	usual = slices.DeleteFunc(usual, func(m specs.Mount) bool {

@@ -179,6 +179,12 @@ func TestMountOverEtc(t *testing.T) {
 		}
 		own := t.TempDir()
 		writeHost(t, filepath.Join(own, "hosts"), "asked for")
+		// A config map, and the hosts file that the kubelet mounts in each container.
+		conf := t.TempDir()
+		writeHost(t, filepath.Join(conf, "app.conf"), "configured")
+		if got := n.says(t, pod, "kubelet", "ls /etc; cat /etc/app.conf", mounting(&runtimeapi.Mount{HostPath: own + "/hosts", ContainerPath: "/etc/hosts"}, &runtimeapi.Mount{HostPath: conf, ContainerPath: "/etc", Readonly: true})); got != "app.conf\nconfigured" {
+			t.Errorf("a config map under the kubelet's hosts: %s", got)
+		}
 		if got := n.says(t, pod, "own", "cat /etc/hosts", mounting(&runtimeapi.Mount{HostPath: t.TempDir(), ContainerPath: "/etc"}, &runtimeapi.Mount{HostPath: own + "/hosts", ContainerPath: "/etc/hosts"})); got != "asked for" {
 			t.Errorf("with hosts of its own: %s", got)
 		}
