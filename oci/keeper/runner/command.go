@@ -147,15 +147,16 @@ func takeMessages(names []string, files []*os.File) string {
 		if name != keeper.FileStdout && name != keeper.FileStderr {
 			continue
 		}
-		st := &stream{fd: int(files[i].Fd())}
-		b := make([]byte, st.available())
-		if len(b) == 0 {
-			continue
+		st, err := openStream(name, files[i])
+		if err != nil {
+			continue // the next start tries again
 		}
-		n, err := unix.Read(st.fd, b)
+		b := make([]byte, st.available())
+		n, err := st.read(b)
 		if err == nil && name == keeper.FileStderr {
 			said = b[max(0, n-stderrKept):n]
 		}
+		unix.Close(st.fd)
 	}
 	return string(bytes.TrimSpace(said))
 }

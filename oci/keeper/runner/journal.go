@@ -16,15 +16,19 @@ import (
 const (
 	chunkSize   = 64 << 10 // as much as a FIFO holds by default
 	chunkOffset = 8192     // in the file; the header is before it
-	// A shorter chunk has a shorter canary: of n bytes, one in 256^n equals it, and
-	// is lost if its reader dies before it could say that it has read.
+	// The canary lies over the whole chunk, again and again. A shorter chunk has a
+	// shorter canary: of n bytes, one in 256^n equals it, and is lost if its reader dies
+	// before it could say that it has read.
 	canarySize = 16
+	// A read is short only if the process took back what it had written. Its end shows
+	// in at least so many bytes of the canary: fewer may be the output's own.
+	shortest = 4
 )
 
 // Phases of a chunk.
 const (
 	phaseIdle    = iota // no chunk
-	phaseReading        // the canary lies at the chunk's end; whether the read was done shows there
+	phaseReading        // the canary lies in the chunk; how much was read shows there
 	phaseRead           // the chunk is in the journal, and perhaps, in part, in the log
 )
 
@@ -105,8 +109,9 @@ func (j *journal) expect(st *stream, want int) []byte {
 		h.stderr = 1
 	}
 	_, _ = rand.Read(h.canary[:])
-	end := j.canaryPlace()
-	copy(end, h.canary[:len(end)])
+	for laid := copy(j.chunk[:want], h.canary[:]); laid < want; laid *= 2 {
+		copy(j.chunk[laid:want], j.chunk[:laid])
+	}
 	atomic.StoreUint32(&h.phase, phaseReading)
 	keeper.At("chunk expected")
 	return j.chunk[:want]
@@ -133,19 +138,20 @@ func (j *journal) left() (leftChunk, bool) {
 	if h.want == 0 || h.want > chunkSize || h.dirLen > uint32(len(h.dir)) {
 		return leftChunk{}, false
 	}
+	n := int(h.want)
 	switch atomic.LoadUint32(&h.phase) {
 	case phaseReading:
-		end := j.canaryPlace()
-		if string(end) == string(h.canary[:len(end)]) {
-			return leftChunk{}, false // nothing was read: it is still in the FIFO
-		}
+		n = j.read()
 	case phaseRead:
 	default:
 		return leftChunk{}, false
 	}
+	if n == 0 {
+		return leftChunk{}, false // it is still in the FIFO
+	}
 	c := leftChunk{
 		stream: stdoutName, dir: string(h.dir[:h.dirLen]), dev: h.logDev, ino: h.logIno,
-		size: h.logSize, bytes: j.chunk[:h.want],
+		size: h.logSize, bytes: j.chunk[:n],
 	}
 	if h.stderr == 1 {
 		c.stream = stderrName
@@ -153,8 +159,16 @@ func (j *journal) left() (leftChunk, bool) {
 	return c, true
 }
 
-// canaryPlace is the end of the chunk.
-func (j *journal) canaryPlace() []byte {
+// read is how many bytes of the chunk were read by somebody who could not say so: those
+// before the canary, which is left where nothing was read.
+func (j *journal) read() int {
 	want := int(j.head.want)
-	return j.chunk[max(0, want-canarySize):want]
+	n := want
+	for n > 0 && j.chunk[n-1] == j.head.canary[(n-1)%canarySize] {
+		n--
+	}
+	if n > 0 && want-n < shortest {
+		return want
+	}
+	return n
 }

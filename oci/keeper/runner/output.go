@@ -29,12 +29,6 @@ type output struct {
 	clients map[int32]*client // by descriptor, attached ones and those that still get their last packets
 }
 
-// Names of streams in a log.
-const (
-	stdoutName = "stdout"
-	stderrName = "stderr"
-)
-
 // sink is where the output of one process goes.
 type sink struct {
 	id      string
@@ -46,15 +40,6 @@ type sink struct {
 	streams []*stream
 	clients []*client // attached
 	ended   bool      // the process has ended and its streams are not read any more
-}
-
-// stream is one of a process's.
-type stream struct {
-	sink *sink
-	name string // stdoutName or stderrName
-	file *os.File
-	fd   int
-	tty  bool // fd is a pty master
 }
 
 func newOutput(j *journal, logger *log.Logger) (*output, error) {
@@ -71,17 +56,21 @@ func newOutput(j *journal, logger *log.Logger) (*output, error) {
 // add takes over the named files of a process: its output and its log. Reading
 // begins with resume: what a runtime that fails writes to the FIFOs is not the
 // container's.
-func (o *output) add(id string, names []string, files []*os.File) {
+func (o *output) add(id string, names []string, files []*os.File) error {
 	s := &sink{id: id}
+	var errs []error
 	for i, name := range names {
 		f := files[i]
 		switch name {
-		case keeper.FileStdout, keeper.FileTTY:
-			s.streams = append(s.streams, &stream{
-				sink: s, name: stdoutName, file: f, fd: int(f.Fd()), tty: name == keeper.FileTTY,
-			})
-		case keeper.FileStderr:
-			s.streams = append(s.streams, &stream{sink: s, name: stderrName, file: f, fd: int(f.Fd())})
+		case keeper.FileStdout, keeper.FileStderr, keeper.FileTTY:
+			st, err := openStream(name, f)
+			if err != nil {
+				errs = append(errs, err)
+				f.Close()
+				continue
+			}
+			st.sink = s
+			s.streams = append(s.streams, st)
 		case keeper.FileLog:
 			s.setLog(f)
 		default:
@@ -90,10 +79,15 @@ func (o *output) add(id string, names []string, files []*os.File) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(errs) > 0 {
+		o.forget(s)
+		return fmt.Errorf("take up the output of %s: %w", id, errors.Join(errs...))
+	}
 	if old := o.sinks[id]; old != nil {
 		o.forget(old)
 	}
 	o.sinks[id] = s
+	return nil
 }
 
 func (s *sink) setLog(f *os.File) {
@@ -126,17 +120,29 @@ func (o *output) resume(id string) error {
 	}
 	for _, st := range s.streams {
 		o.streams[int32(st.fd)] = st
-		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(st.fd)}
-		if err := unix.EpollCtl(o.epoll, unix.EPOLL_CTL_ADD, st.fd, &event); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := o.watch(unix.EPOLL_CTL_ADD, st, false); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("watch %s of %s: %w", st.name, id, err)
 		}
 	}
 	return nil
 }
 
-// drain writes to the log what the process's FIFOs hold now, and reads no more
+// watch makes epoll tell when st can be read, or, with edge, when that changes.
+func (o *output) watch(op int, st *stream, edge bool) error {
+	st.edge = edge
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(st.fd)}
+	if edge {
+		event.Events |= unix.EPOLLET
+	}
+	return unix.EpollCtl(o.epoll, op, st.fd, &event)
+}
+
+// drain writes to the log what the process's streams hold now, and reads no more
 // of them. A process elsewhere may hold them open for ever, and may go on
 // writing: what comes later is not waited for. The process stays known.
+//
+// A FIFO may hold gigabytes, if a privileged process has made it so large: others
+// have their turn after each chunk.
 func (o *output) drain(id string) *sink {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -145,14 +151,19 @@ func (o *output) drain(id string) *sink {
 		return nil
 	}
 	for _, st := range s.streams {
-		for left := st.held(); left > 0; {
+		o.pause(st)
+		for left := st.holds(); left > 0; {
 			n := o.move(st, left)
-			if n <= 0 {
+			if n == 0 {
 				break
 			}
 			left -= n
+			o.mu.Unlock()
+			o.mu.Lock()
+			if o.sinks[id] != s { // dropped meanwhile
+				return nil
+			}
 		}
-		o.pause(st)
 		keeper.At("exit draining")
 	}
 	s.ended = true
@@ -182,13 +193,15 @@ func (o *output) drop(id string) {
 func (o *output) forget(s *sink) {
 	for _, st := range s.streams {
 		o.pause(st)
-		st.file.Close()
+		st.close()
 	}
 	o.detachAll(s, PacketEnd)
 	if s.log != nil {
 		s.log.Close()
 	}
-	delete(o.sinks, s.id)
+	if o.sinks[s.id] == s {
+		delete(o.sinks, s.id)
+	}
 }
 
 // pause stops reading st. Closing it would not: that takes a descriptor out of
@@ -272,25 +285,46 @@ func openInode(dir string, dev, ino uint64) (*os.File, error) {
 func (o *output) loop() {
 	events := make([]unix.EpollEvent, 64)
 	for {
-		n, err := unix.EpollWait(o.epoll, events, -1)
-		if err != nil && !errors.Is(err, unix.EINTR) {
+		if _, err := o.turn(events, -1); err != nil {
 			o.logger.Fatalf("wait for output: %v", err) // the next runner starts anew
-		}
-		for _, e := range events[:max(n, 0)] {
-			o.mu.Lock()
-			if st := o.streams[e.Fd]; st != nil {
-				o.move(st, chunkSize)
-			} else if c := o.clients[e.Fd]; c != nil {
-				o.serve(c)
-			}
-			o.mu.Unlock()
 		}
 	}
 }
 
+// turn waits until something can be done, at most timeout milliseconds unless that is
+// negative, and does a bounded part of each. It returns how much there was to do.
+func (o *output) turn(events []unix.EpollEvent, timeout int) (int, error) {
+	n, err := unix.EpollWait(o.epoll, events, timeout)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return 0, err
+	}
+	for _, e := range events[:max(n, 0)] {
+		o.mu.Lock()
+		if st := o.streams[e.Fd]; st != nil {
+			o.serveStream(st, e.Events)
+		} else if c := o.clients[e.Fd]; c != nil {
+			o.serve(c)
+		}
+		o.mu.Unlock()
+	}
+	return max(n, 0), nil
+}
+
+// serveStream takes one chunk from a stream. A terminal that was hung up (vhangup(2))
+// is ready for ever, without a byte, until a process opens it again: epoll is asked for
+// changes alone then.
+func (o *output) serveStream(st *stream, events uint32) {
+	moved := o.move(st, chunkSize)
+	edge := moved == 0 && events&(unix.EPOLLHUP|unix.EPOLLERR) != 0
+	if edge == st.edge {
+		return
+	}
+	if err := o.watch(unix.EPOLL_CTL_MOD, st, edge); err != nil {
+		o.logger.Printf("watch %s of %s: %v", st.name, st.sink.id, err)
+	}
+}
+
 // move takes at most limit bytes from a stream to its log and returns how many.
-// The descriptor may be in blocking mode, shared with the keeper: only what is
-// there is asked for.
 func (o *output) move(st *stream, limit int) int {
 	want := min(st.available(), limit, chunkSize)
 	if want == 0 {
@@ -299,7 +333,7 @@ func (o *output) move(st *stream, limit int) int {
 	s := st.sink
 	keeper.At("chunk seen")
 	buf := o.journal.expect(st, want)
-	n, err := unix.Read(st.fd, buf)
+	n, err := st.read(buf)
 	if err != nil {
 		o.logger.Printf("read %s of %s: %v", st.name, s.id, err)
 	}
@@ -339,30 +373,4 @@ func (o *output) write(s *sink, name string, chunk []byte) {
 	if cap(o.lines) > linesKept {
 		o.lines = nil
 	}
-}
-
-// available is how many bytes can be read from st without waiting.
-func (st *stream) available() int {
-	if st.tty {
-		// What was written moves to the master's end in the background, unless
-		// somebody asks whether it is there.
-		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(st.fd), Events: unix.POLLIN}}, 0)
-	}
-	n, err := unix.IoctlGetInt(st.fd, unix.TIOCINQ)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
-// ttyHeld is more than a terminal takes in while nobody reads from it. It shows
-// 4 KiB of that at a time.
-const ttyHeld = 256 << 10
-
-// held bounds how many bytes st holds now.
-func (st *stream) held() int {
-	if st.tty {
-		return ttyHeld
-	}
-	return st.available()
 }

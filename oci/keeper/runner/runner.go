@@ -255,7 +255,9 @@ func (r *runner) takeUp(id string) (keeper.State, error) {
 		wire.CloseAll(files)
 		return s, nil
 	}
-	r.out.add(id, s.Files, files)
+	if err := r.out.add(id, s.Files, files); err != nil {
+		return s, err
+	}
 	return s, r.out.resume(id)
 }
 
