@@ -20,8 +20,8 @@
 //   - An attached client gets a chunk when it is in the log, whole or not at all,
 //     and is left when it does not keep up: it holds up nobody.
 //   - A process's output is known here until the keeper knows that it is drained.
-//   - Locks: output.mu is held for one chunk at a time (for all that is left, of a
-//     process that has ended), and while streams come and go; runner.mu guards
+//   - No read of output waits: see stream.go.
+//   - Locks: output.mu is held for one chunk at a time, and while streams come and go; runner.mu guards
 //     the tables of commands and of pods under way;
 //     runner.taking is held while the keeper is asked for files, output.mu may be
 //     taken below it; runner.asking, below taking, is held until the deputy has
@@ -30,7 +30,7 @@
 // It imports the standard library and golang.org/x/sys only. Read program.go,
 // protocol.go, runner.go with inherit.go and limits.go, orphan.go, command.go with
 // spawn.go, nest.go and relief.go, killtree.go, scratch.go and strays.go, clear.go; then
-// output.go with journal.go, lines.go and attach.go; then namespaces.go, init.go,
+// output.go with stream.go, journal.go, lines.go and attach.go; then namespaces.go, init.go,
 // userns.go and tryuserns.go (namespaces that are not the host's root's). log.go is
 // the keeper's log, not a container's.
 package runner
