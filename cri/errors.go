@@ -38,6 +38,8 @@ var errorTable = []struct {
 	{image.ErrInvalidImage, codes.FailedPrecondition, ""},
 	{image.ErrNotSupported, codes.FailedPrecondition, ""}, // Unimplemented would be said of the RPC
 	{syscall.ENOSPC, codes.ResourceExhausted, ""},
+	{sandbox.ErrListFull, codes.ResourceExhausted, ""},
+	{image.ErrListFull, codes.ResourceExhausted, ""},
 	{sandbox.ErrNotFound, codes.NotFound, ""},
 	{sandbox.ErrNoProgram, codes.NotFound, ""},
 	{sandbox.ErrNotReady, codes.FailedPrecondition, ""},

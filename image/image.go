@@ -26,6 +26,8 @@ var (
 	// ErrNotSupported: this kernel cannot mount a container's root; the text
 	// names the least version that can.
 	ErrNotSupported = rootfs.ErrNotSupported
+	// ErrListFull: with one more the list of all images could not be received.
+	ErrListFull = errors.New("too many images")
 	// ErrInvalidImage: what the registry has under the reference is no image
 	// that can be run here, and why.
 	ErrInvalidImage = errors.New("invalid image")

@@ -175,6 +175,9 @@ func (s *Store) publish(named reference.Named, r *resolved) (*Image, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.roomLocked(entries); err != nil {
+		return nil, err
+	}
 	for i, e := range entries {
 		if err := os.Rename(files[i], s.recordPath(e.Ref)); err != nil {
 			return nil, errors.Join(err, s.withdrawLocked(entries[:i]))

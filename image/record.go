@@ -69,6 +69,40 @@ func (s *Store) readRecord(path string) (*entry, error) {
 	return newEntry(r, config), nil
 }
 
+const (
+	// maxListed bounds the list of all images, in bytes: a client of CRI takes
+	// messages of 16 MiB.
+	maxListed = 15 << 20
+	// listedShare is what a list has of a reference beside its text, and of an image
+	// beside its references and user, at most.
+	listedShare = 256
+)
+
+// roomLocked tells whether the list of all images may have these references of one
+// image too.
+func (s *Store) roomLocked(more []*entry) error {
+	used, adds := 0, 0
+	for ref := range s.records {
+		used += listedShare + len(ref)
+	}
+	for _, img := range s.images {
+		used += listedShare + len(img.Config.Config.User)
+	}
+	for i, e := range more {
+		if s.records[e.Ref] == nil {
+			adds += listedShare + len(e.Ref)
+		}
+		if i == 0 && s.images[e.Config] == nil {
+			adds += listedShare + len(e.config.Config.User)
+		}
+	}
+	if adds > 0 && used+adds > maxListed {
+		return fmt.Errorf("%w: the list of all images has %d KiB and this one adds %d KiB, more than the %d KiB that a client of CRI can receive: remove images",
+			ErrListFull, used>>10, adds>>10, maxListed>>10)
+	}
+	return nil
+}
+
 // installLocked makes a record visible, in the place of one of the same
 // reference. Its content must be there.
 func (s *Store) installLocked(e *entry) {

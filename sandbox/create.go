@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -62,6 +63,9 @@ func (p *Pod) joinOrCreate(ctx context.Context, config *runtimeapi.ContainerConf
 		// It is on its way out.
 	}
 	c := p.newContainer(newID(), config)
+	if err := ps.roomLocked("container", c.listed()); err != nil {
+		return nil, nil, err
+	}
 	f, err := c.begin(ctx, &flight{verb: verbCreate}, operationTimeout, c.create)
 	if err != nil {
 		return nil, nil, err
@@ -88,7 +92,7 @@ func (p *Pod) namedLocked(meta *runtimeapi.ContainerMetadata) *Container {
 }
 
 func (p *Pod) newContainer(id string, config *runtimeapi.ContainerConfig) *Container {
-	return &Container{
+	c := &Container{
 		pod:    p,
 		id:     id,
 		dir:    filepath.Join(p.dir, "c", id),
@@ -96,6 +100,8 @@ func (p *Pod) newContainer(id string, config *runtimeapi.ContainerConfig) *Conta
 		exited: make(chan struct{}),
 		rec:    containerRecord{lastingContainer: lastingContainer{ID: id}, State: containerCreating},
 	}
+	c.listed = sync.OnceValue(c.measure)
+	return c
 }
 
 // create makes the container, or removes what it made of it.

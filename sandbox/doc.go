@@ -41,7 +41,7 @@
 // # Reading order
 //
 // pods.go (what Pods needs of the world), pod.go (a pod and its containers), index.go
-// (who finds them), state.go, record.go, background.go, flight.go (who joins whom and
+// (who finds them), listed.go (how many there may be), state.go, record.go, background.go, flight.go (who joins whom and
 // gives way), again.go (what is tried again), errors.go, report.go (what the log has of a failure); then a file for each verb:
 // run.go (files.go), create.go (etc.go), start.go (program.go), exit.go, stop.go (signal.go), remove.go,
 // exec.go, attach.go, dial.go, log.go, update.go, stats.go (usage.go), status.go (info.go);

@@ -22,6 +22,8 @@ var (
 	ErrIllegal = errors.New("not allowed in this state")
 	// ErrPreempted: a Stop or Remove came while it was being created or started.
 	ErrPreempted = errors.New("pre-empted by a stop or remove")
+	// ErrListFull: with one more the list of all could not be received any more.
+	ErrListFull = errors.New("too many pods and containers")
 	// ErrImageMount: an image cannot be mounted in a container.
 	ErrImageMount = errors.New("image cannot be mounted")
 	// ErrNoProgram: the program of a container or of an exec is not in its root.

@@ -20,6 +20,7 @@ type Pod struct {
 	id     string
 	dir    string
 	config *runtimeapi.PodSandboxConfig // never changes
+	listed func() int                   // measure, once
 
 	slot    slot
 	writing sync.Mutex // see doc.go
@@ -37,6 +38,7 @@ type Container struct {
 	id     string
 	dir    string
 	config *runtimeapi.ContainerConfig // never changes
+	listed func() int                  // measure, once
 
 	slot    slot
 	writing sync.Mutex

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -26,7 +27,7 @@ type RunRequest struct {
 // joins the first one or returns its pod. When ctx ends the pod is made all the
 // same. A failed Run leaves nothing behind.
 //
-// Errors: *InvalidError, ErrPreempted, ErrIllegal (a pod of this identity is
+// Errors: *InvalidError, ErrListFull, ErrPreempted, ErrIllegal (a pod of this identity is
 // stopped), and what the runtime and the network say.
 func (ps *Pods) Run(ctx context.Context, req RunRequest) (*Pod, error) {
 	if err := ps.validatePod(req); err != nil {
@@ -62,6 +63,9 @@ func (ps *Pods) joinOrRun(ctx context.Context, req RunRequest) (*Pod, *flight, e
 		}
 		// It is on its way out, and its place is free.
 	}
+	if err := ps.roomLocked("pod", p.listed()); err != nil {
+		return nil, nil, err
+	}
 	f, err := p.slot.begin(ctx, ps.background, &flight{verb: verbRun}, operationTimeout, p.reported(verbRun, nil, p.run))
 	if err != nil {
 		return nil, nil, err
@@ -79,6 +83,7 @@ func (ps *Pods) newPod(id string, req RunRequest) *Pod {
 		config:     req.Config,
 		containers: map[string]*Container{},
 	}
+	p.listed = sync.OnceValue(p.measure)
 	p.rec = podRecord{State: podCreating, lastingPod: lastingPod{
 		ID:       id,
 		Boot:     ps.boot,
