@@ -179,16 +179,22 @@ func TestPodIPs(t *testing.T) {
 		noError(t, err)
 		return &types100.IPConfig{Address: net.IPNet{IP: addr, Mask: subnet.Mask}, Interface: i}
 	}
-	got := podIPs(&types100.Result{
-		Interfaces: []*types100.Interface{{Name: "br0"}, {Name: "eth0", Sandbox: "/ns"}},
-		IPs:        []*types100.IPConfig{ip("10.0.0.1/24", at(0)), ip("10.0.0.2/24", at(1)), ip("fd00::2/64", at(1)), ip("10.0.0.3/24", nil), ip("10.0.0.4/24", at(7))},
-	})
-	want := "10.0.0.2 fd00::2 10.0.0.3 10.0.0.4"
-	var names []string
-	for _, ip := range got {
-		names = append(names, ip.String())
-	}
-	if strings.Join(names, " ") != want {
-		t.Errorf("addresses %v, want %s", names, want)
+	// Some plugins name the host's end of the pair for the pod's addresses.
+	for _, test := range []struct {
+		ips  []*types100.IPConfig
+		want string
+	}{
+		{[]*types100.IPConfig{ip("10.0.0.1/24", at(0)), ip("10.0.0.2/24", at(1)), ip("fd00::2/64", at(1)), ip("10.0.0.3/24", nil), ip("10.0.0.4/24", at(7))}, "10.0.0.2 fd00::2 10.0.0.3 10.0.0.4"},
+		{[]*types100.IPConfig{ip("10.0.0.1/24", at(0)), ip("fd00::2/64", at(0))}, "10.0.0.1 fd00::2"},
+		{nil, ""},
+	} {
+		got := podIPs(&types100.Result{Interfaces: []*types100.Interface{{Name: "veth0"}, {Name: "eth0", Sandbox: "/ns"}}, IPs: test.ips})
+		var names []string
+		for _, ip := range got {
+			names = append(names, ip.String())
+		}
+		if strings.Join(names, " ") != test.want {
+			t.Errorf("addresses %v, want %s", names, test.want)
+		}
 	}
 }

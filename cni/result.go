@@ -27,18 +27,26 @@ func newAttachment(r types.Result, netns string) (Attachment, error) {
 	return Attachment{IPs: ips, Interface: host}, nil
 }
 
-// podIPs are the addresses that are not said to be on an interface of the host.
+// podIPs are the addresses that are not said to be on an interface of the host. A
+// result with no others means the pod all the same: some plugins name the host's end
+// of the pair.
 func podIPs(result *types100.Result) []netip.Addr {
-	var ips []netip.Addr
+	var pod, host []netip.Addr
 	for _, ip := range result.IPs {
-		if i := ip.Interface; i != nil && *i >= 0 && *i < len(result.Interfaces) && result.Interfaces[*i].Sandbox == "" {
+		addr, ok := netip.AddrFromSlice(ip.Address.IP)
+		if !ok {
 			continue
 		}
-		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			ips = append(ips, addr.Unmap())
+		of := &pod
+		if i := ip.Interface; i != nil && *i >= 0 && *i < len(result.Interfaces) && result.Interfaces[*i].Sandbox == "" {
+			of = &host
 		}
+		*of = append(*of, addr.Unmap())
 	}
-	return ips
+	if len(pod) == 0 {
+		return host
+	}
+	return pod
 }
 
 // hostInterface is that host interface of the result which is the other end of
