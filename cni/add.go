@@ -76,7 +76,11 @@ func (n *Network) runAdd(ctx context.Context, rec *record, list *libcni.NetworkC
 			return Attachment{}, err
 		}
 	}
-	result, err := n.libcni().AddNetworkList(ctx, list, rec.runtimeConf())
+	cni, err := n.libcniFor(rec)
+	if err != nil {
+		return Attachment{}, err
+	}
+	result, err := cni.AddNetworkList(ctx, list, rec.runtimeConf())
 	if err != nil {
 		return Attachment{}, plain(err)
 	}

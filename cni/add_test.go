@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"berth/test/leak"
 )
 
 func TestBuiltinAttachment(t *testing.T) {
@@ -42,6 +45,35 @@ func TestBuiltinAttachment(t *testing.T) {
 	})
 	del(t, n, pod)
 	del(t, n, pod)
+}
+
+// Guards against tables that iptables makes when the plugins ask it, whatever
+// backend they are told to use: they find nft and nothing else.
+func TestBuiltinPluginsFindNFTAlone(t *testing.T) {
+	n := newNetwork(t)
+	log := filepath.Join(t.TempDir(), "log")
+	script := fmt.Sprintf("#!/bin/sh\necho \"$CNI_COMMAND $PATH\" >>%s\nexec %s\n", log, leak.NeedTool(t, "bridge"))
+	noError(t, os.WriteFile(filepath.Join(n.BinDirs[0], "bridge"), []byte(script), 0o755))
+	pod := newPod(t, "a")
+	add(t, n, pod)
+	del(t, n, pod)
+	said, err := os.ReadFile(log)
+	noError(t, err)
+	for _, command := range []string{"ADD", "DEL"} {
+		_, rest, found := strings.Cut(string(said), command+" ")
+		path, _, _ := strings.Cut(rest, "\n")
+		var programs []string
+		for _, dir := range filepath.SplitList(path) {
+			entries, err := os.ReadDir(dir)
+			noError(t, err)
+			for _, e := range entries {
+				programs = append(programs, e.Name())
+			}
+		}
+		if !found || !slices.Equal(programs, []string{"nft"}) {
+			t.Errorf("%s: the plugin finds %d programs in %q, want nft alone", command, len(programs), path)
+		}
+	}
 }
 
 // The first pod is reached at once over each family, however new the bridge is.

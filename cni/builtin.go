@@ -37,6 +37,36 @@ var defaultSubnets = []netip.Prefix{
 
 func (n *Network) ipamDir() string { return filepath.Join(n.CacheDir, "ipam") }
 
+func (n *Network) programsDir() string { return filepath.Join(n.CacheDir, "programs") }
+
+// builtinPrograms makes the search path of the built-in network's plugins: a
+// directory with nft alone. The plugins also ask iptables where they find it,
+// whatever backend they are told to use, and iptables answers by making tables that
+// nobody removes.
+func (n *Network) builtinPrograms() (searchPath string, err error) {
+	nft, err := findNFT()
+	if err != nil {
+		return "", err
+	}
+	link := filepath.Join(n.programsDir(), "nft")
+	if to, err := os.Readlink(link); err == nil && to == nft {
+		return n.programsDir(), nil
+	}
+	if err := os.MkdirAll(n.programsDir(), 0o700); err != nil {
+		return "", err
+	}
+	// By rename: another pod's plugins may be looking.
+	made, err := os.MkdirTemp(n.programsDir(), "")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(made)
+	if err := os.Symlink(nft, filepath.Join(made, "nft")); err != nil {
+		return "", err
+	}
+	return n.programsDir(), os.Rename(filepath.Join(made, "nft"), link)
+}
+
 // builtinNetwork generates the configuration. Its spec version is 1.0.0 because
 // Debian's own plugins know no later one.
 func (n *Network) builtinNetwork() (*network, error) {

@@ -65,5 +65,9 @@ func (n *Network) runDel(ctx context.Context, timeout time.Duration, rec *record
 			rt.NetNS = procPath(empty)
 		}
 	}
-	return plain(n.libcni().DelNetworkList(ctx, list, rt))
+	cni, err := n.libcniFor(rec)
+	if err != nil {
+		return err
+	}
+	return plain(cni.DelNetworkList(ctx, list, rt))
 }

@@ -18,6 +18,7 @@
 //	CacheDir/attachments/<pod id>   a record: the pod and the whole configuration
 //	CacheDir/results/               libcni's own cache: the result of each ADD
 //	CacheDir/ipam/                  addresses of the built-in network (host-local)
+//	CacheDir/programs/nft           a link: what the built-in network's plugins may run
 //
 // A record is written before the first plugin of an ADD runs and removed after
 // the last plugin of a DEL has ended: whatever plugins may hold has a record, at

@@ -139,7 +139,23 @@ func (p Pod) portMappings() []portMapping {
 
 // libcni is the library with our plugin runner and our cache.
 func (n *Network) libcni() *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(n.BinDirs, n.CacheDir, &plugins{})
+	return n.libcniWith(searchPath)
+}
+
+func (n *Network) libcniWith(searchPath string) *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir(n.BinDirs, n.CacheDir, &plugins{searchPath: searchPath})
+}
+
+// libcniFor is libcni for the network of an attachment.
+func (n *Network) libcniFor(rec *record) (*libcni.CNIConfig, error) {
+	if !rec.Builtin {
+		return n.libcni(), nil
+	}
+	programs, err := n.builtinPrograms()
+	if err != nil {
+		return nil, err
+	}
+	return n.libcniWith(programs), nil
 }
 
 // withTimeout bounds one whole ADD or DEL. The error of a plugin that was killed

@@ -39,6 +39,7 @@ var pluginEnv = []string{"CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_ARG
 // plugins runs CNI plugins for libcni; *plugins is an invoke.Exec.
 type plugins struct {
 	version.PluginDecoder
+	searchPath string // PATH of the plugins
 }
 
 // FindInPath returns the path of a plugin's binary.
@@ -48,8 +49,8 @@ func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
 
 // ExecPlugin runs one plugin for one command and returns its stdout. Its error
 // is a *pluginError.
-func (*plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	env := []string{"PATH=" + searchPath}
+func (p *plugins) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	env := []string{"PATH=" + p.searchPath}
 	failed := &pluginError{Plugin: filepath.Base(path)}
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")

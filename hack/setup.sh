@@ -3,7 +3,8 @@
 #
 #   hack/setup.sh run    what runs pods: runc, crun and the CNI plugins
 #   hack/setup.sh demo   and what the quick start shows them with: a registry and an image
-#   hack/setup.sh test   and what the tests need besides: strace, and the cgroup hierarchies that crun insists on
+#   hack/setup.sh test   and what the tests need besides: strace, iptables, which CNI plugins run where they
+#                        find it, and the cgroup hierarchies that crun insists on
 #   hack/setup.sh node   and what the tests with a real kubelet need: the kubelet, minutes of building
 #   hack/setup.sh bench  and what Berth is compared with: containerd, minutes of building
 #   hack/setup.sh vm     and what the tests in a virtual machine need: qemu, and a Debian of their own
@@ -125,7 +126,7 @@ lint() {
 case ${1-} in
 run) run ;;
 demo) run; demo ;;
-test) run; demo; debs strace; legacy_controllers ;;
+test) run; demo; debs strace iptables; legacy_controllers ;;
 node) run; demo; legacy_controllers; kubelet ;;
 bench) run; demo; legacy_controllers; containerd ;;
 vm) run; demo; vm ;;
