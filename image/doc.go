@@ -9,7 +9,7 @@
 //	                        both digests were checked and the data was synced
 //	blobs/sha256/<digest>   manifests, indexes and configs, bit-exact
 //	images/<hash(ref)>.json one record per reference; written last, removed first
-//	containers/<id>/        {root.json, upper, work, empty}: writable layers, and
+//	containers/<id>/        {root.json, upper, work, empty, adopted}: writable layers, and
 //	                        views/<image id>/ of the same kind, of images that the
 //	                        container has mounted beside its root, and volumes/<n>,
 //	                        the volumes of its image
@@ -39,6 +39,6 @@
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), keyed.go (one at a time), claim.go (who needs what), record.go, open.go, ref.go, names.go, manifest.go,
-// platform.go, resolve.go, pull.go, promise.go, slots.go, kept.go, ingest.go, watch.go, tree.go, root.go,
+// platform.go, resolve.go, pull.go, promise.go, slots.go, kept.go, ingest.go, budget.go, watch.go, tree.go, root.go,
 // view.go, volumes.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

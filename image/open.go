@@ -15,6 +15,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"berth/image/rootfs"
 )
 
 // Registries is how registries are spoken to.
@@ -39,6 +41,9 @@ type Store struct {
 	trashed atomic.Int64   // makes names in trash/ unique
 
 	keepTime time.Duration // keepTime, but for tests
+
+	metadata budget // of what extractions keep
+	windows  budget // of what zstd decoders keep
 
 	deleting sync.Mutex // one deletion at a time: the disk belongs to the containers
 	survey   *survey    // of writable layers; nil before Open
@@ -157,10 +162,21 @@ func (s *Store) delete(path string) {
 	s.work.Go(func() {
 		s.deleting.Lock()
 		defer s.deleting.Unlock()
-		if err := os.RemoveAll(path); err != nil {
+		if err := removeAll(path); err != nil {
 			klog.ErrorS(err, "Trash is not deleted, the next start does it", "path", path)
 		}
 	})
+}
+
+// removeAll is for what containers and images have made, which may be as deep as a disk
+// allows.
+func removeAll(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return rootfs.RemoveAll(context.Background(), dir, filepath.Base(path))
 }
 
 // sweepTemporary deletes what a crash left in ingest/ and trash/.
@@ -328,7 +344,9 @@ func (s *Store) sweepTrees() error {
 		if l == nil {
 			return s.discard(s.treePath(d))
 		}
-		return readJSON(filepath.Join(s.treePath(d), "tree.json"), &l.tree)
+		t, err := s.readTree(d)
+		l.tree = infoOf(t)
+		return err
 	})
 }
 

@@ -62,11 +62,11 @@ func (s *Store) root(ctx context.Context, id string, img *Image, users *Users) (
 	if err := s.writable(id, img, users); err != nil {
 		return nil, s.spaceError(err, 0)
 	}
-	layers, err := s.rootLayers(ctx, img)
+	layers, err := s.rootLayers(ctx, s.path(containersDir, id), img)
 	if err != nil {
 		return nil, err
 	}
-	return mountRoot(overlay(s.path(containersDir, id), layers, users), layers)
+	return s.mountRoot(ctx, s.path(containersDir, id), layers, users)
 }
 
 // overlay is that of layers with the directories that prepareRoot made in dir.
@@ -81,15 +81,34 @@ func overlay(dir string, layers []rootfs.Layer, users *Users) rootfs.Overlay {
 	return o
 }
 
-func mountRoot(o rootfs.Overlay, layers []rootfs.Layer) (*os.File, error) {
+// mountRoot mounts the root whose directories are in dir. What layers imply is adopted
+// with the first mount, and stays in the upper directory.
+func (s *Store) mountRoot(ctx context.Context, dir string, layers []rootfs.Layer, users *Users) (*os.File, error) {
+	o := overlay(dir, layers, users)
 	mount, err := rootfs.Mount(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := rootfs.AdoptImplied(mount, o.Upper, layers, o.Users); err != nil {
+	if err := s.adopt(ctx, mount, dir, o.Upper, layers, users); err != nil {
 		return nil, errors.Join(err, mount.Close())
 	}
 	return mount, nil
+}
+
+// adoptedFile, in the directory of a root, says that what its layers imply is adopted.
+const adoptedFile = "adopted"
+
+func (s *Store) adopt(ctx context.Context, mount *os.File, dir, upper string, layers []rootfs.Layer, users *Users) error {
+	if !slices.ContainsFunc(layers, func(l rootfs.Layer) bool { return len(l.Implied) > 0 }) {
+		return nil
+	}
+	if err := rootfs.AdoptImplied(ctx, mount, upper, layers, users); err != nil {
+		if errors.Is(err, rootfs.ErrInvalidTar) {
+			return fmt.Errorf("%w: %w", ErrInvalidImage, err)
+		}
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, adoptedFile), nil, 0o600)
 }
 
 // writable makes the writable layer, or finds it. The caller has its lock.
@@ -186,17 +205,27 @@ func readRoot(dir string) (rootRecord, error) {
 }
 
 // rootLayers are the trees of an image, the uppermost first, made where they
-// are missing.
-func (s *Store) rootLayers(ctx context.Context, img *Image) ([]rootfs.Layer, error) {
+// are missing. What they imply is not said for a root in dir that has adopted it.
+func (s *Store) rootLayers(ctx context.Context, dir string, img *Image) ([]rootfs.Layer, error) {
+	_, err := os.Lstat(filepath.Join(dir, adoptedFile))
+	adopted := err == nil
 	var layers []rootfs.Layer
 	for _, d := range slices.Backward(img.Layers) {
 		if err := s.ensureTree(ctx, d); err != nil {
 			return nil, err
 		}
+		layer := rootfs.Layer{Root: filepath.Join(s.treePath(d), "root")}
 		s.mu.Lock()
-		implied := s.layerLocked(d).tree.Implied
+		implies := s.layerLocked(d).tree.Implies
 		s.mu.Unlock()
-		layers = append(layers, rootfs.Layer{Root: filepath.Join(s.treePath(d), "root"), Implied: implied})
+		if implies && !adopted {
+			t, err := s.readTree(d)
+			if err != nil {
+				return nil, err
+			}
+			layer.Implied = t.Implied
+		}
+		layers = append(layers, layer)
 	}
 	return layers, nil
 }

@@ -13,11 +13,23 @@ import (
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
 
+	"berth/image/layer"
 	"berth/image/rootfs"
 )
 
-// treeInfo is trees/…/tree.json.
-type treeInfo = rootfs.Tree
+// treeInfo is what is remembered of a tree. What it implies is only in its tree.json,
+// a rootfs.Tree: an image may have much of that.
+type treeInfo struct {
+	Bytes, Inodes int64
+	Implies       bool
+}
+
+func infoOf(t rootfs.Tree) treeInfo { return treeInfo{t.Bytes, t.Inodes, len(t.Implied) > 0} }
+
+func (s *Store) readTree(d digest.Digest) (t rootfs.Tree, err error) {
+	err = readJSON(filepath.Join(s.treePath(d), "tree.json"), &t)
+	return t, err
+}
 
 // extract makes a tree directory, with its tree.json, of the tar in f.
 func (s *Store) extract(ctx context.Context, dir string, tar io.ReaderAt, size int64) (treeInfo, error) {
@@ -28,18 +40,24 @@ func (s *Store) extract(ctx context.Context, dir string, tar io.ReaderAt, size i
 	if err := s.room(size); err != nil {
 		return treeInfo{}, err
 	}
-	info, err := rootfs.Extract(ctx, root, io.NewSectionReader(tar, 0, size), size, func() error { return s.room(guardStep) })
+	memory := s.metadata.share(ctx, freeMetadata, maxMetadata)
+	defer memory.release()
+	made, err := rootfs.Extract(ctx, root, layer.Cancelled(ctx, io.NewSectionReader(tar, 0, size)), size, func() error { return s.room(guardStep) }, memory.use)
 	if errors.Is(err, rootfs.ErrInvalidTar) {
-		return info, fmt.Errorf("%w: %w", ErrInvalidImage, err)
+		return treeInfo{}, fmt.Errorf("%w: %w", ErrInvalidImage, err)
 	}
 	if err != nil {
-		return info, err
+		return treeInfo{}, err
 	}
-	data, err := json.Marshal(info)
+	return infoOf(made), writeTree(filepath.Join(dir, "tree.json"), made)
+}
+
+func writeTree(path string, t rootfs.Tree) error {
+	data, err := json.Marshal(t)
 	if err != nil {
-		return info, err
+		return err
 	}
-	return info, os.WriteFile(filepath.Join(dir, "tree.json"), data, 0o600)
+	return os.WriteFile(path, data, 0o600)
 }
 
 // ensureTree makes the tree of a layer that the caller has a claim on, unless
@@ -63,7 +81,7 @@ func (s *Store) ensureTree(ctx context.Context, d digest.Digest) (err error) {
 	}
 	defer f.Close()
 	sum := sha256.New()
-	size, err := io.Copy(sum, f)
+	size, err := io.Copy(sum, layer.Cancelled(ctx, f))
 	if err != nil {
 		return fmt.Errorf("read layer %s: %w", d, err)
 	}

@@ -47,11 +47,11 @@ func (s *Store) view(ctx context.Context, id string, img *Image, users *Users) (
 	if err := s.holdFor(id, img); err != nil {
 		return nil, err
 	}
-	layers, err := s.rootLayers(ctx, img)
+	layers, err := s.rootLayers(ctx, s.viewPath(id, img.ID), img)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.makeView(id, img, layers, users); err != nil {
+	if err := s.makeView(ctx, id, img, layers, users); err != nil {
 		return nil, s.spaceError(err, 0)
 	}
 	o := overlay(s.viewPath(id, img.ID), layers, users)
@@ -85,7 +85,7 @@ func (s *Store) holdFor(id string, img *Image) error {
 // makeView makes the directories of a view unless they are there. The uppermost
 // layer of a view is one of its own, which holds what AdoptImplied says; it is
 // finished before it appears, since the layers of a mount must not change.
-func (s *Store) makeView(id string, img *Image, layers []rootfs.Layer, users *Users) error {
+func (s *Store) makeView(ctx context.Context, id string, img *Image, layers []rootfs.Layer, users *Users) error {
 	at := s.viewPath(id, img.ID)
 	if _, err := os.Lstat(at); err == nil {
 		return nil
@@ -94,7 +94,7 @@ func (s *Store) makeView(id string, img *Image, layers []rootfs.Layer, users *Us
 	if err != nil {
 		return err
 	}
-	err = adoptInto(temp, layers, users)
+	err = s.adoptInto(ctx, temp, layers, users)
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(at), 0o700)
 	}
@@ -105,11 +105,11 @@ func (s *Store) makeView(id string, img *Image, layers []rootfs.Layer, users *Us
 }
 
 // adoptInto fills the upper directory in dir.
-func adoptInto(dir string, layers []rootfs.Layer, users *Users) error {
+func (s *Store) adoptInto(ctx context.Context, dir string, layers []rootfs.Layer, users *Users) error {
 	if !slices.ContainsFunc(layers, func(l rootfs.Layer) bool { return len(l.Implied) > 0 }) {
 		return nil
 	}
-	mount, err := mountRoot(overlay(dir, layers, users), layers)
+	mount, err := s.mountRoot(ctx, dir, layers, users)
 	if err != nil {
 		return err
 	}

@@ -173,6 +173,21 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Cancelled reads r until ctx ends.
+func Cancelled(ctx context.Context, r io.Reader) io.Reader { return &cancelled{ctx, r} }
+
+type cancelled struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *cancelled) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
 // finish reads what the decompressor left, and compares.
 func (s *source) finish(d Declared) error {
 	if _, err := io.Copy(io.Discard, s); err != nil {

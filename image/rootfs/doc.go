@@ -10,14 +10,18 @@
 // whiteouts in a directory that it need not merge.
 //
 // Tars are hostile. Extract resolves each name by itself, symlinks included,
-// as if the tree were the whole filesystem; it opens directories through
-// os.Root, which refuses to leave the tree even if that resolution were wrong;
+// as if the tree were the whole filesystem; it opens directories beneath the
+// tree's root only, which the kernel checks even if that resolution were wrong;
 // and it makes things by name only in such an open directory, never through a
 // symlink. Extended attributes that mean something to overlayfs are dropped: the
 // redirects of a writable layer, where a container has renamed directories, are the
-// kernel's own.
+// kernel's own. Time is linear in the bytes of the tar, and memory holds only what no
+// file tells: the paths of implied directories, and default ACLs.
+//
+// What a container made is as hostile: RemoveAll and Copy hold a bounded number of
+// descriptors, however deep a tree is.
 //
 // Read in this order: extract.go (one entry after the other), entry.go (each
 // kind of entry), whiteout.go, resolve.go (where a name leads), attr.go,
-// implied.go, mount.go, users.go, copy.go (what a volume begins with).
+// implied.go, removeall.go, mount.go, users.go, copy.go (what a volume begins with).
 package rootfs

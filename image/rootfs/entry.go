@@ -3,7 +3,6 @@ package rootfs
 import (
 	"archive/tar"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,21 +15,17 @@ import (
 // place makes base in the open parent. The last entry of a name wins, as it
 // does for tar; only a directory over a directory keeps its content.
 func (x *extractor) place(h *tar.Header, base string) error {
-	name := path.Join(x.parentPath, base)
-	old, err := x.root.Lstat(name)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		old = nil
-	case err != nil:
+	old, err := lookAt(x.parent, base)
+	if err != nil {
 		return err
 	}
 	if h.Typeflag == tar.TypeDir {
-		return x.placeDir(h, name, base, old)
+		return x.placeDir(h, base, old)
 	}
 	if h.Typeflag == tar.TypeLink {
-		return x.placeLink(h, name, base, old)
+		return x.placeLink(h, base)
 	}
-	if err := x.clear(name, old); err != nil {
+	if err := x.clear(base, old); err != nil {
 		return err
 	}
 	switch h.Typeflag {
@@ -43,32 +38,29 @@ func (x *extractor) place(h *tar.Header, base string) error {
 }
 
 // clear removes what an entry replaces, a whole directory if need be.
-func (x *extractor) clear(name string, old os.FileInfo) error {
+func (x *extractor) clear(base string, old *unix.Stat_t) error {
 	if old == nil {
 		return nil
 	}
-	if !old.IsDir() {
-		return x.root.Remove(name)
-	}
-	delete(x.parentNode.children, path.Base(name))
-	return x.root.RemoveAll(name)
+	return RemoveAll(x.ctx, x.parent, base)
 }
 
-func (x *extractor) placeDir(h *tar.Header, name, base string, old os.FileInfo) error {
+func (x *extractor) placeDir(h *tar.Header, base string, old *unix.Stat_t) error {
 	hidden := old != nil && isWhiteout(old)
-	if old != nil && !old.IsDir() {
-		if err := x.clear(name, old); err != nil {
+	if old != nil && !isDir(old) {
+		if err := x.clear(base, old); err != nil {
 			return err
 		}
 		old = nil
 	}
-	fd := int(x.parent.Fd())
+	name := path.Join(x.parentPath, base)
+	var dir *os.File
+	var err error
 	if old == nil {
-		if err := unix.Mkdirat(fd, base, 0o700); err != nil {
-			return os.NewSyscallError("mkdirat", err)
-		}
+		dir, err = x.makeDir(base, name)
+	} else {
+		dir, err = openAt(x.parent, base, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	}
-	dir, err := openAt(x.parent, base, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -78,53 +70,67 @@ func (x *extractor) placeDir(h *tar.Header, name, base string, old os.FileInfo) 
 			return err
 		}
 	}
-	if known := x.parentNode.children[base]; known != nil {
-		known.header = h
-	} else {
-		x.parentNode.add(base, h)
+	delete(x.implied, name)
+	if err := x.keepACL(name, h); err != nil {
+		return err
 	}
-	return setAttrs(dir, h)
+	if err := setAttrs(dir, h); err != nil {
+		return err
+	}
+	return setTimes(dir, "", timesOf(h))
 }
 
 // placeLink makes a hard link. Its target is a name of the same layer, and may
 // be a symlink itself.
-func (x *extractor) placeLink(h *tar.Header, name, base string, old os.FileInfo) error {
+func (x *extractor) placeLink(h *tar.Header, base string) error {
 	target, err := cleanName(h.Linkname)
 	if err != nil {
 		return err
 	}
-	parent := x.parentPath
+	parent, name := x.parentPath, path.Join(x.parentPath, base)
 	targetDir, targetBase := path.Split(target)
 	if err := x.enter(targetDir); err != nil {
 		return err
 	}
 	from := path.Join(x.parentPath, targetBase)
-	if err := x.enter(parent); err != nil {
+	source, err := unix.Dup(int(x.parent.Fd()))
+	if err != nil {
+		return os.NewSyscallError("dup", err)
+	}
+	sourceDir := os.NewFile(uintptr(source), x.parentPath)
+	defer sourceDir.Close()
+	if err := x.goTo(parent); err != nil {
 		return err
 	}
+	x.parentChanged = true
 	if from == name {
 		return nil
 	}
-	info, err := x.root.Lstat(from)
-	if errors.Is(err, os.ErrNotExist) {
+	st, err := lookAt(sourceDir, targetBase)
+	switch {
+	case err != nil:
+		return err
+	case st == nil:
 		return fmt.Errorf("%w: hard link to %q, which the layer does not have", ErrInvalidTar, shorten(target))
+	case isDir(st) || isWhiteout(st):
+		return fmt.Errorf("%w: hard link to %q, which is not a file", ErrInvalidTar, shorten(target))
+	case strings.HasPrefix(from, name+"/"):
+		return fmt.Errorf("%w: hard link to %q in its own place", ErrInvalidTar, shorten(target))
 	}
+	old, err := lookAt(x.parent, base)
 	if err != nil {
 		return err
 	}
-	if info.IsDir() || isWhiteout(info) {
-		return fmt.Errorf("%w: hard link to %q, which is no file", ErrInvalidTar, shorten(target))
-	}
-	if strings.HasPrefix(from, name+"/") {
-		return fmt.Errorf("%w: hard link to %q in its own place", ErrInvalidTar, shorten(target))
-	}
-	if err := x.clear(name, old); err != nil {
+	if err := x.clear(base, old); err != nil {
 		return err
 	}
-	return x.root.Link(from, name)
+	return os.NewSyscallError("linkat", unix.Linkat(source, targetBase, int(x.parent.Fd()), base, 0))
 }
 
 func (x *extractor) placeSymlink(h *tar.Header, base string) error {
+	if h.Linkname == "" {
+		return fmt.Errorf("%w: symlink without a target", ErrInvalidTar)
+	}
 	if len(h.Linkname) >= maxPath || strings.IndexByte(h.Linkname, 0) >= 0 {
 		return fmt.Errorf("%w: symlink target of %d bytes", ErrInvalidTar, len(h.Linkname))
 	}
@@ -182,7 +188,7 @@ func (x *extractor) placeFile(h *tar.Header, base string) error {
 	if err := setAttrs(f, h); err != nil {
 		return err
 	}
-	return setTime(f, "", h)
+	return setTimes(f, "", timesOf(h))
 }
 
 // onlyWriter hides ReadFrom, which would not use the buffer.

@@ -35,47 +35,79 @@ func hostile(t testing.TB) map[string]struct {
 	owned := func(m member, uid int) member { m.Uid = uid; return m }
 	deep := strings.Repeat("d/", maxPath/2+10) + "f"
 	return map[string]layer{
-		"dot dot":                     {tarOf(file("../canary", "x")), true},
-		"dot dot inside":              {tarOf(dir("a", 0o755), file("a/../../canary", "x")), true},
-		"absolute":                    {tarOf(file("/canary", "x")), false},
-		"absolute dot dot":            {tarOf(file("/../canary", "x")), true},
-		"symlink up, file through":    {tarOf(symlink("s", ".."), file("s/canary", "x")), false},
-		"symlink up twice":            {tarOf(symlink("s", "../.."), symlink("s/t", "../.."), file("s/t/canary", "x")), false},
-		"symlink absolute":            {tarOf(symlink("s", "/"), file("s/canary", "x")), false},
-		"symlink to host dir":         {tarOf(symlink("e", "/etc"), file("e/canary", "x")), false},
-		"symlink to its own name":     {tarOf(symlink("etc", "/etc"), file("etc/canary", "x")), true},
-		"symlink chain":               {tarOf(symlink("a", "b/.."), symlink("b", ".."), file("a/canary", "x")), false},
-		"symlink loop":                {tarOf(symlink("a", "b"), symlink("b", "a"), file("a/x", "x")), true},
-		"symlink to itself":           {tarOf(symlink("a", "a"), file("a/x", "x")), true},
-		"file over symlink":           {tarOf(symlink("s", "../canary"), file("s", "x")), false},
-		"dir over symlink":            {tarOf(symlink("s", ".."), dir("s", 0o777), file("s/canary", "x")), false},
-		"hard link up":                {tarOf(hardlink("h", "../canary"), file("h", "x")), true},
-		"hard link absolute":          {tarOf(hardlink("h", "/canary")), true},
-		"hard link through symlink":   {tarOf(symlink("s", ".."), hardlink("h", "s/canary")), true},
-		"hard link to symlink, write": {tarOf(symlink("s", "../canary"), hardlink("h", "s"), file("h", "x")), false},
-		"hard link to dir":            {tarOf(dir("d", 0o755), hardlink("h", "d")), true},
-		"hard link into own place":    {tarOf(dir("d", 0o755), file("d/f", "x"), hardlink("d", "d/f")), true},
-		"hard link to whiteout":       {tarOf(file("a/.wh.x", ""), hardlink("y", "a/x")), true},
-		"whiteout of dot dot":         {tarOf(file(".wh...", "")), true},
-		"whiteout of dot dot below":   {tarOf(dir("a", 0o755), file("a/.wh...", "")), true},
-		"whiteout of dot":             {tarOf(file("a/.wh..", "")), true},
-		"whiteout of nothing":         {tarOf(file("a/.wh.", "")), true},
-		"whiteout as directory":       {tarOf(file(".wh.a/b", "")), true},
-		"whiteout through symlink":    {tarOf(symlink("s", ".."), file("s/.wh.canary", "")), false},
-		"opaque through symlink":      {tarOf(symlink("s", ".."), file("s/.wh..wh..opq", "")), false},
-		"device through symlink":      {tarOf(symlink("s", ".."), device("s/canary", tar.TypeBlock, 8, 0)), false},
-		"overlay redirect":            {tarOf(xattr(dir("d", 0o755), "trusted.overlay.redirect", "/etc")), false},
-		"overlay metacopy":            {tarOf(xattr(file("f", "x"), "trusted.overlay.metacopy", "")), false},
-		"selinux label":               {tarOf(xattr(file("f", "x"), "security.selinux", "x")), false},
-		"file as directory":           {tarOf(file("f", "x"), file("f/x", "x")), true},
-		"root as file":                {tarOf(symlink(".", "/etc")), true},
-		"owner -1":                    {tarOf(owned(file("f", "x"), 1<<32-1)), true},
-		"very deep":                   {tarOf(file(deep, "x")), true},
-		"truncated":                   {tarOf(file("f", strings.Repeat("x", 5000)))[:2000], true},
-		"garbage":                     {bytes.Repeat([]byte("garbage "), 200), true},
-		"hole of 8 EiB":               {hugeHole(t), true},
-		"unknown type":                {tarOf(member{Header: tar.Header{Typeflag: 'V', Name: "volume"}}), true},
+		"dot dot":                       {tarOf(file("../canary", "x")), true},
+		"dot dot inside":                {tarOf(dir("a", 0o755), file("a/../../canary", "x")), true},
+		"absolute":                      {tarOf(file("/canary", "x")), false},
+		"absolute dot dot":              {tarOf(file("/../canary", "x")), true},
+		"symlink up, file through":      {tarOf(symlink("s", ".."), file("s/canary", "x")), false},
+		"symlink up twice":              {tarOf(symlink("s", "../.."), symlink("s/t", "../.."), file("s/t/canary", "x")), false},
+		"symlink absolute":              {tarOf(symlink("s", "/"), file("s/canary", "x")), false},
+		"symlink to host dir":           {tarOf(symlink("e", "/etc"), file("e/canary", "x")), false},
+		"symlink to its own name":       {tarOf(symlink("etc", "/etc"), file("etc/canary", "x")), true},
+		"symlink chain":                 {tarOf(symlink("a", "b/.."), symlink("b", ".."), file("a/canary", "x")), false},
+		"symlink loop":                  {tarOf(symlink("a", "b"), symlink("b", "a"), file("a/x", "x")), true},
+		"symlink to itself":             {tarOf(symlink("a", "a"), file("a/x", "x")), true},
+		"file over symlink":             {tarOf(symlink("s", "../canary"), file("s", "x")), false},
+		"dir over symlink":              {tarOf(symlink("s", ".."), dir("s", 0o777), file("s/canary", "x")), false},
+		"hard link up":                  {tarOf(hardlink("h", "../canary"), file("h", "x")), true},
+		"hard link absolute":            {tarOf(hardlink("h", "/canary")), true},
+		"hard link through symlink":     {tarOf(symlink("s", ".."), hardlink("h", "s/canary")), true},
+		"hard link to symlink, write":   {tarOf(symlink("s", "../canary"), hardlink("h", "s"), file("h", "x")), false},
+		"hard link to dir":              {tarOf(dir("d", 0o755), hardlink("h", "d")), true},
+		"hard link into own place":      {tarOf(dir("d", 0o755), file("d/f", "x"), hardlink("d", "d/f")), true},
+		"hard link to whiteout":         {tarOf(file("a/.wh.x", ""), hardlink("y", "a/x")), true},
+		"whiteout of dot dot":           {tarOf(file(".wh...", "")), true},
+		"whiteout of dot dot below":     {tarOf(dir("a", 0o755), file("a/.wh...", "")), true},
+		"whiteout of dot":               {tarOf(file("a/.wh..", "")), true},
+		"whiteout of nothing":           {tarOf(file("a/.wh.", "")), true},
+		"whiteout as directory":         {tarOf(file(".wh.a/b", "")), true},
+		"whiteout through symlink":      {tarOf(symlink("s", ".."), file("s/.wh.canary", "")), false},
+		"opaque through symlink":        {tarOf(symlink("s", ".."), file("s/.wh..wh..opq", "")), false},
+		"device through symlink":        {tarOf(symlink("s", ".."), device("s/canary", tar.TypeBlock, 8, 0)), false},
+		"overlay redirect":              {tarOf(xattr(dir("d", 0o755), "trusted.overlay.redirect", "/etc")), false},
+		"overlay metacopy":              {tarOf(xattr(file("f", "x"), "trusted.overlay.metacopy", "")), false},
+		"selinux label":                 {tarOf(xattr(file("f", "x"), "security.selinux", "x")), false},
+		"file as directory":             {tarOf(file("f", "x"), file("f/x", "x")), true},
+		"root as file":                  {tarOf(symlink(".", "/etc")), true},
+		"owner -1":                      {tarOf(owned(file("f", "x"), 1<<32-1)), true},
+		"very deep":                     {tarOf(file(deep, "x")), true},
+		"many deep implied directories": {tarOf(fan(maxDirPath - 100)...), true},
+		"deeper than maxDepth":          {tarOf(file(strings.Repeat("d/", maxDepth+1)+"f", "x")), true},
+		"as deep as maxDepth":           {tarOf(file(strings.Repeat("d/", maxDepth)+"f", "x")), false},
+		"replaced deep directory":       {tarOf(file(strings.Repeat("d/", maxDepth)+"f", "x"), file("d", "x")), false},
+		"links to links":                {tarOf(zigzag()...), true},
+		"truncated":                     {tarOf(file("f", strings.Repeat("x", 5000)))[:2000], true},
+		"garbage":                       {bytes.Repeat([]byte("garbage "), 200), true},
+		"hole of 8 EiB":                 {hugeHole(t), true},
+		"unknown type":                  {tarOf(member{Header: tar.Header{Typeflag: 'V', Name: "volume"}}), true},
 	}
+}
+
+// fan is a long path with files in many directories below it, none of which has an
+// entry of its own.
+func fan(length int) []member {
+	above := strings.Repeat(strings.Repeat("n", 200)+"/", length/201)
+	var all []member
+	for i := range maxImpliedBytes/len(above) + 1 {
+		all = append(all, file(fmt.Sprint(above, i, "/f"), ""))
+	}
+	return all
+}
+
+// zigzag is a symlink that goes down and up a thousand times, and files behind a chain
+// of forty of it.
+func zigzag() []member {
+	all := []member{dir("a", 0o755)}
+	last := ""
+	for i := range maxSymlinks - 1 {
+		name := fmt.Sprint("s", i)
+		all = append(all, symlink(name, strings.Repeat("a/../", 800)+last))
+		last = name
+	}
+	for i := range 100 {
+		all = append(all, file(fmt.Sprint(last, "/f", i), ""))
+	}
+	return all
 }
 
 // hugeHole is a PAX 1.0 sparse file of nearly 8 EiB in a tar of 2 KiB.
@@ -157,7 +189,7 @@ func TestHostileLayers(t *testing.T) {
 	for name, layer := range hostile(t) {
 		t.Run(name, func(t *testing.T) {
 			j := newJail(t)
-			_, err := Extract(context.Background(), j.tree, bytes.NewReader(layer.data), int64(len(layer.data)), plenty)
+			_, err := Extract(context.Background(), j.tree, bytes.NewReader(layer.data), int64(len(layer.data)), plenty, endless)
 			j.check(t)
 			if layer.refused && !errors.Is(err, ErrInvalidTar) {
 				t.Errorf("got %v, want ErrInvalidTar", err)
@@ -204,7 +236,7 @@ func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	data := makeTar(t, file("f", "x"))
-	if _, err := Extract(ctx, t.TempDir(), bytes.NewReader(data), int64(len(data)), plenty); !errors.Is(err, context.Canceled) {
+	if _, err := Extract(ctx, t.TempDir(), bytes.NewReader(data), int64(len(data)), plenty, endless); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want context.Canceled", err)
 	}
 }
@@ -219,7 +251,7 @@ func FuzzExtract(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		leak.NeedRoot(t)
 		j := newJail(t)
-		_, _ = Extract(context.Background(), j.tree, bytes.NewReader(data), int64(len(data)), plenty)
+		_, _ = Extract(context.Background(), j.tree, bytes.NewReader(data), int64(len(data)), plenty, endless)
 		j.check(t)
 	})
 }

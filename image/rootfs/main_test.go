@@ -62,7 +62,7 @@ func makeTar(t testing.TB, members ...member) []byte {
 func extract(t testing.TB, data []byte) (string, Tree, error) {
 	t.Helper()
 	into := t.TempDir()
-	tree, err := Extract(context.Background(), into, bytes.NewReader(data), int64(len(data)), plenty)
+	tree, err := Extract(context.Background(), into, bytes.NewReader(data), int64(len(data)), plenty, endless)
 	return into, tree, err
 }
 
@@ -99,3 +99,5 @@ func names(t testing.TB, path string) string {
 }
 
 func plenty() error { return nil }
+
+func endless(int) error { return nil }

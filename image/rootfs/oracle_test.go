@@ -238,7 +238,7 @@ func TestSparseStaysSparse(t *testing.T) {
 	gnu := leak.NeedTool(t, "tar")
 	data := packedTree(t, gnu, "--sparse", "--format=posix")
 	into := t.TempDir()
-	if _, err := Extract(context.Background(), into, bytes.NewReader(data), int64(len(data)), plenty); err != nil {
+	if _, err := Extract(context.Background(), into, bytes.NewReader(data), int64(len(data)), plenty, endless); err != nil {
 		t.Fatal(err)
 	}
 	var st unix.Stat_t

@@ -1,12 +1,9 @@
 package rootfs
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,20 +46,19 @@ func (x *extractor) whiteout(base string) error {
 	if base == "" || base == "." || base == ".." {
 		return fmt.Errorf("%w: whiteout of %q", ErrInvalidTar, base)
 	}
-	info, err := x.root.Lstat(path.Join(x.parentPath, base))
-	if err == nil {
-		if !info.IsDir() {
-			return nil
-		}
+	st, err := lookAt(x.parent, base)
+	switch {
+	case err != nil:
+		return err
+	case st != nil && !isDir(st):
+		return nil
+	case st != nil:
 		dir, err := openAt(x.parent, base, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil {
 			return err
 		}
 		defer dir.Close()
 		return x.setOpaque(dir)
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return err
 	}
 	if err := unix.Mknodat(int(x.parent.Fd()), base, unix.S_IFCHR, 0); err != nil {
 		return os.NewSyscallError("mknodat", err)
@@ -81,7 +77,6 @@ func markWhiteouts(dir *os.File) error {
 	return os.NewSyscallError("fsetxattr", unix.Fsetxattr(int(dir.Fd()), xattrOrigin, nil, 0))
 }
 
-func isWhiteout(info os.FileInfo) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Mode&syscall.S_IFMT == syscall.S_IFCHR && st.Rdev == 0
+func isWhiteout(st *unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -40,7 +41,7 @@ func attach(t *testing.T, o Overlay, stack []Layer) string {
 		t.Fatal(err)
 	}
 	defer mount.Close()
-	if err := AdoptImplied(mount, o.Upper, stack, o.Users); err != nil {
+	if err := AdoptImplied(context.Background(), mount, o.Upper, stack, o.Users); err != nil {
 		t.Fatal(err)
 	}
 	at := t.TempDir()
