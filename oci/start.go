@@ -23,6 +23,9 @@ import (
 // A process that the keeper does not know, because it and berthd both died, is
 // left for Wait to adopt.
 //
+// A start that a death of ours has cut is finished: a program that has begun is
+// adopted, one that has not is begun. ErrExitUnknown where that cannot be told.
+//
 // The error of a start that failed holds the runtime's own message; what the
 // start made is undone by Remove.
 func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
@@ -92,7 +95,8 @@ func (r *Runtime) firstCommand(s Start, console string) (run *runner.Run, mounts
 	}
 	run = &runner.Run{
 		ID: s.ID, Dir: s.Dir, Argv: r.argv(s.Dir, append(args, s.ID)...), Timeout: r.Timeout,
-		Root: s.RootFS(), Stdin: s.Stdin, TTY: tty,
+		State: filepath.Join(r.Root(), s.ID),
+		Root:  s.RootFS(), Stdin: s.Stdin, TTY: tty,
 	}
 	mounts = []*os.File{s.Root}
 	for name, view := range s.Views {
@@ -141,6 +145,9 @@ func (r *Runtime) command(ctx context.Context, run *runner.Run, stderr func() st
 				return st.Pid, nil // started, and ended since: a next keeper is not told of it
 			}
 			return 0, err
+		}
+		if ran.Unclear != "" {
+			return 0, fmt.Errorf("%s: %w", ran.Unclear, ErrExitUnknown)
 		}
 		if ran.Status != "" || ran.Pid == 0 {
 			if stderr != nil {

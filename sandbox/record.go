@@ -75,7 +75,7 @@ type lastingContainer struct {
 	Image      imageRecord
 	User       specs.User
 	ExitCode   int
-	Reason     string // of an exit: Completed, Error, OOMKilled, StartError, Unknown
+	Reason     string // of an exit: Completed, Error, OOMKilled, StartError, Unknown; while still starting: Unknown, or nothing yet
 	Message    string // for people; set while still starting: the start has failed with it
 }
 

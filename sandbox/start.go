@@ -16,7 +16,9 @@ import (
 // Start starts the container's process (CRI StartContainer). A second Start
 // joins the first; of a running container it does nothing. When ctx ends the
 // container is started all the same. A container that cannot be started becomes
-// EXITED with reason StartError, and the error holds the runtime's own message.
+// EXITED with reason StartError, and the error holds the runtime's own message. One
+// of which nobody can tell whether it has begun, since one of our processes died
+// under its start, is not begun again: it becomes EXITED with reason Unknown.
 //
 // Errors: ErrNotReady, ErrIllegal (it has exited), ErrNotFound, ErrPreempted,
 // ErrNoProgram.
@@ -171,7 +173,12 @@ func closeFiles(files ...*os.File) error {
 func (c *Container) failStart(ctx context.Context, cause error) error {
 	ctx, cancel := c.pod.pods.background.detach(ctx, operationTimeout)
 	defer cancel(nil)
-	err := c.change("", func(rec *containerRecord) { rec.Message = cause.Error() })
+	err := c.change("", func(rec *containerRecord) {
+		rec.Message = cause.Error()
+		if errors.Is(cause, oci.ErrExitUnknown) { // a death of ours has cut it: it may have run
+			rec.Reason = reasonUnknown
+		}
+	})
 	if err == nil {
 		err = c.halt(ctx)
 	}

@@ -174,7 +174,11 @@ func (c *Container) halt(ctx context.Context) error {
 	case containerStarting:
 		return c.change(containerExit, func(rec *containerRecord) {
 			rec.FinishedAt = time.Now()
-			rec.ExitCode, rec.Reason = codeStartError, reasonStartError
+			if rec.Reason == reasonUnknown {
+				rec.ExitCode = codeUnknown
+			} else {
+				rec.ExitCode, rec.Reason = codeStartError, reasonStartError
+			}
 			rec.Freed = true
 		})
 	}

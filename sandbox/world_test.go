@@ -40,6 +40,7 @@ type world struct {
 	said     []string         // signals that were sent, by name
 	closed   []string         // containers whose stdin was closed
 	starts   int              // processes that ever were
+	cut      bool             // the death of one of ours cuts each start
 	gate     chan struct{}    // Add waits until it is closed; nil: it does not
 	images   map[string]*image.Image
 	asked    oci.Pod           // of the last MakePod
@@ -131,9 +132,17 @@ func (w *world) Start(ctx context.Context, s oci.Start) (int, error) {
 			return 0, fmt.Errorf("start without the view %s", name)
 		}
 	}
+	if w.cut {
+		return 0, w.cutError()
+	}
 	w.starts++
 	w.procs[s.ID] = &proc{pid: 1000 + w.starts, may: kernelLimits(s.Spec.Linux.Resources), done: make(chan struct{})}
 	return 1000 + w.starts, nil
+}
+
+// cutError is that of a start of which nobody knows whether it has begun.
+func (w *world) cutError() error {
+	return fmt.Errorf("its runtime was killed: %w", oci.ErrExitUnknown)
 }
 
 func (w *world) Wait(ctx context.Context, c oci.Container) (oci.Exit, error) {

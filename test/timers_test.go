@@ -35,6 +35,7 @@ var timers = map[string]string{
 	"oci/keeper/client.go stayConnected":   "pauses between two tries to reach the keeper",
 	"oci/keeper/runner.go restartRunner":   "pauses before a runner that dies again and again is started anew",
 	"oci/keeper/runner/command.go runtime": "bounds an OCI runtime",
+	"oci/keeper/runner/cut.go ask":         "bounds an OCI runtime",
 	"sandbox/background.go pause":          "pauses between two tries, and between two rounds of the background",
 	"sandbox/flight.go wait":               "bounds how long a container may take to stop",
 }

@@ -65,11 +65,9 @@ func (r *runner) end(id string, cmd *command) {
 
 // start runs the command unless its process is there already.
 func (r *runner) start(c Run, files []*os.File) (Ran, error) {
-	var s keeper.State
 	if c.Again {
-		r.waitForStrays(c.Dir, strayTimeout)
-		if err := r.settle(c.ID, &s); err != nil {
-			return Ran{}, err
+		if unclear, err := r.resume(c); err != nil || unclear != "" {
+			return Ran{Unclear: unclear}, err
 		}
 	}
 	s, held, err := r.get(c.ID)
@@ -109,6 +107,20 @@ func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 	}
 	ran.Pid = s.Pid
 	return ran, r.started(c.ID)
+}
+
+// resume makes sure what has become of an earlier try of the command: unless that
+// is unclear, the keeper knows the process, or nothing of it is left.
+func (r *runner) resume(c Run) (unclear string, err error) {
+	killed := r.waitForStrays(c.Dir, strayTimeout)
+	var s keeper.State
+	if err := r.settle(c.ID, &s); err != nil || s.Pid != 0 {
+		return "", err
+	}
+	if unclear, err = r.find(c, s.Cgroup, killed); err != nil || unclear != "" {
+		return unclear, err
+	}
+	return "", r.settle(c.ID, &s)
 }
 
 // furnish puts what a container starts with at its places. What is there already

@@ -29,8 +29,8 @@
 //
 // It imports the standard library and golang.org/x/sys only. Read program.go,
 // protocol.go, runner.go with inherit.go and limits.go, orphan.go, command.go with
-// spawn.go, nest.go and relief.go, killtree.go, scratch.go and strays.go, clear.go; then
-// output.go with stream.go, journal.go, lines.go and attach.go; then namespaces.go, init.go,
+// spawn.go, nest.go and relief.go, killtree.go, scratch.go, strays.go and cut.go, clear.go;
+// then output.go with stream.go, journal.go, lines.go and attach.go; then namespaces.go, init.go,
 // userns.go and tryuserns.go (namespaces that are not the host's root's). log.go is
 // the keeper's log, not a container's.
 package runner

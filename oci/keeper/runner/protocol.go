@@ -41,6 +41,7 @@ type Run struct {
 	Dir     string        `json:"dir"`
 	Argv    []string      `json:"argv"`            // absolute path of the runtime, then its arguments
 	Timeout time.Duration `json:"timeout"`         // after it the command and what it started are killed
+	State   string        `json:"state,omitempty"` // where the runtime keeps what it knows of the container; empty: nothing, of an exec
 	Root    string        `json:"root,omitempty"`  // where the root filesystem is attached; a detached mount is the first file
 	Views   []string      `json:"views,omitempty"` // where images are attached, in a directory of their own; their detached mounts are the files after Root's
 	PIDNS   string        `json:"pidns,omitempty"` // where a pid namespace is pinned; it is the file after those
@@ -60,6 +61,9 @@ type Ran struct {
 	Pid    int    `json:"pid"`              // 0: no process was started
 	Status string `json:"status,omitempty"` // how the command ended, if not well
 	Stderr string `json:"stderr,omitempty"` // the end of what it wrote there, if it failed
+	// Unclear says why nobody can tell whether the program has begun. It is not
+	// begun again.
+	Unclear string `json:"unclear,omitempty"`
 }
 
 // Reopen is the body of OpReopen.

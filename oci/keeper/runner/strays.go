@@ -58,21 +58,21 @@ func hasArgument(pid int, text []byte) bool {
 }
 
 // waitForStrays waits for runtime commands of a dead runner; those that hang are
-// killed.
-func (r *runner) waitForStrays(dir string, timeout time.Duration) {
+// killed, and it returns true.
+func (r *runner) waitForStrays(dir string, timeout time.Duration) (killed bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	for {
 		alive := strays(dir)
 		if len(alive) == 0 {
-			return
+			return false
 		}
 		err := cgroup.Wait(ctx, alive)
 		closeAll(alive)
 		if err != nil {
 			r.logger.Printf("the runtime of %s has not ended for %v: it is killed", dir, timeout)
 			r.killStrays(dir)
-			return
+			return true
 		}
 	}
 }
