@@ -26,6 +26,7 @@ var errorTable = []struct {
 }{
 	{sandbox.ErrPreempted, codes.Aborted, ""},
 	{sandbox.ErrClosed, codes.Unavailable, ""},
+	{sandbox.ErrInterrupted, codes.Unavailable, ""},
 	{sandbox.ErrImageMount, codes.Unknown, "ImageVolumeMountFailed: "},
 	// Before the context errors: a registry that does not answer often ends in
 	// one, but not of the caller's context.

@@ -37,6 +37,8 @@ func TestErrorTable(t *testing.T) {
 		{"wrong state", sandbox.ErrIllegal, codes.FailedPrecondition, sandbox.ErrIllegal.Error()},
 		{"pre-empted", sandbox.ErrPreempted, codes.Aborted, sandbox.ErrPreempted.Error()},
 		{"daemon stops", sandbox.ErrClosed, codes.Unavailable, sandbox.ErrClosed.Error()},
+		{"an exec under which a process of ours died", fmt.Errorf("exec: %w", sandbox.ErrInterrupted), codes.Unavailable,
+			"exec: interrupted: one of Berth's processes died meanwhile; the command may have run"},
 		{"an inner deadline", fmt.Errorf("cni add: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "cni add: context deadline exceeded"},
 		{"anything else", errors.New("runc: no such file"), codes.Unknown, "runc: no such file"},
 		{"pre-empted in a mount", fmt.Errorf("%w: %w: %w", sandbox.ErrPreempted, sandbox.ErrImageMount, context.Canceled), codes.Aborted,

@@ -25,7 +25,7 @@ const execTimeout = 10 * time.Second
 // error and no output. Exec returns when the process has ended and what it
 // wrote until then is in Stdout and Stderr; a process that it has left behind
 // with its streams is not waited for. When ctx ends first, the process is killed
-// with what belongs to it (Exec.Whole) and the error is ctx's. ErrNotRunning.
+// with what belongs to it (Exec.Whole) and the error is ctx's. ErrNotRunning, ErrInterrupted.
 //
 // The end of Stdin is the end of the process's standard input. A terminal has no
 // such end: its end-of-file character is typed where that has a meaning.
@@ -92,6 +92,9 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (code int, e
 	}
 	defer cancel()
 	pid, err := r.command(starting, run, streams.messages, streams.theirs...)
+	if errors.Is(err, ErrExitUnknown) {
+		err = ErrInterrupted // whether it has begun
+	}
 	if err != nil {
 		return 0, errors.Join(ctx.Err(), err)
 	}
@@ -107,7 +110,7 @@ func (r *Runtime) exec(ctx context.Context, e Exec, id, dir string) (code int, e
 		return 0, err
 	}
 	if exit.Code < 0 {
-		return 0, ErrExitUnknown
+		return 0, ErrInterrupted
 	}
 	return exit.Code, nil
 }

@@ -42,8 +42,8 @@ func TestKillAtRandom(t *testing.T) {
 		s.kill(rand.New(rand.NewPCG(seed, 1<<32)))
 		s.over.Store(true)
 		workers.Wait()
-		t.Logf("%d deaths of a runner, %d of a keeper, %d of both, %d upgrades; %d containers and %d execs, %d of them of unknown end; %d lines",
-			s.deaths[0], s.deaths[1], s.deaths[2], s.deaths[3], s.containers.Load(), s.execs.Load(), s.unknown.Load(), s.lines.Load())
+		t.Logf("%d deaths of a runner, %d of a keeper, %d of both, %d upgrades; %d containers and %d execs, %d of them interrupted; %d lines",
+			s.deaths[0], s.deaths[1], s.deaths[2], s.deaths[3], s.containers.Load(), s.execs.Load(), s.interrupted.Load(), s.lines.Load())
 		n.check()
 	})
 }
@@ -56,8 +56,8 @@ type stress struct {
 	over    atomic.Bool  // no more deaths to come
 	keepers atomic.Int64 // begun deaths of a keeper
 
-	mu                                sync.Mutex // guards node.names
-	containers, execs, unknown, lines atomic.Int64
+	mu                                    sync.Mutex // guards node.names
+	containers, execs, interrupted, lines atomic.Int64
 }
 
 // kill ends what rng says, and waits at random in between.
@@ -138,8 +138,8 @@ func (s *stress) exec(c *container, code int) {
 	before := s.keepers.Load()
 	s.execs.Add(1)
 	got, out, errs, err := c.exec(fmt.Sprintf("echo out; echo err >&2; exit %d", code))
-	if errors.Is(err, ErrExitUnknown) && s.keepers.Load() > before {
-		s.unknown.Add(1)
+	if errors.Is(err, ErrInterrupted) && s.keepers.Load() > before {
+		s.interrupted.Add(1)
 		return
 	}
 	if err != nil || got != code || out != "out\n" || errs != "err\n" {

@@ -25,6 +25,9 @@ var (
 	// ErrDetached: the process that served an attachment has died. The container
 	// runs on.
 	ErrDetached = errors.New("the attachment was lost; attach again")
+	// ErrInterrupted: one of Berth's processes has died while a command ran in the
+	// container, and what became of the command with it.
+	ErrInterrupted = errors.New("interrupted: one of Berth's processes died meanwhile; the command may have run")
 	// ErrExitUnknown: the process is gone and nobody saw its exit code.
 	ErrExitUnknown = errors.New("exit code is unknown")
 )

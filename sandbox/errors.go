@@ -16,6 +16,9 @@ var (
 	ErrNotReady = errors.New("pod is not ready")
 	// ErrNotRunning: the container has no live process.
 	ErrNotRunning = oci.ErrNotRunning
+	// ErrInterrupted: one of Berth's processes has died under an exec, whose end
+	// nobody has seen.
+	ErrInterrupted = oci.ErrInterrupted
 	// ErrNotSupported: this kernel or OCI runtime lacks what was asked for.
 	ErrNotSupported = oci.ErrNotSupported
 	// ErrIllegal: the state of the pod or container does not allow it.

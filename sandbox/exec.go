@@ -31,8 +31,8 @@ type LooseError = oci.LooseError
 // command's exit code (CRI ExecSync and Exec). When ctx ends, the command is
 // killed with its descendants and its session, or with all that it has started.
 //
-// Errors: *InvalidError, ErrNotRunning, ErrNoProgram; a *LooseError beside ctx's when more was to
-// be killed than could be.
+// Errors: *InvalidError, ErrNotRunning, ErrNoProgram, ErrInterrupted; a *LooseError
+// beside ctx's when more was to be killed than could be.
 func (c *Container) Exec(ctx context.Context, e Exec) (code int, err error) {
 	if e.Stdin != nil {
 		defer e.Stdin.Close()
