@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,7 +51,7 @@ func (o *attachOptions) attach(ctx context.Context, cmd *cobra.Command, c *clien
 	err = c.attach(ctx, cmd, &runtimeapi.AttachRequest{ContainerId: id, Stdin: interactive, Stdout: true, Stderr: !tty, Tty: tty})
 	switch {
 	case errors.Is(err, errDetached):
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s goes on: `berth attach %s` comes back to it\n", e.name(), args[0])
+		_ = say(cmd.ErrOrStderr(), "%s goes on: `berth attach %s` comes back to it", e.name(), args[0])
 		return nil
 	case err != nil:
 		return err

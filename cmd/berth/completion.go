@@ -61,7 +61,9 @@ func complete(most int, candidates func(context.Context, *client) ([]cobra.Compl
 		if err != nil {
 			cobra.CompDebugln(err.Error(), false)
 		}
-		found = slices.DeleteFunc(found, func(c cobra.Completion) bool { return slices.Contains(args, c) })
+		// A name that cannot be shown is not offered: the shell would take a line
+		// break for the end of a name.
+		found = slices.DeleteFunc(found, func(c cobra.Completion) bool { return slices.Contains(args, c) || !isShown(c) })
 		slices.Sort(found)
 		return slices.Compact(found), cobra.ShellCompDirectiveNoFileComp
 	}

@@ -57,7 +57,7 @@ func exitCode(w io.Writer, cmd *cobra.Command, err error) int {
 	}
 	if !bySignal {
 		for line := range strings.Lines(message(err)) {
-			fmt.Fprintf(w, "berth: %s\n", strings.TrimSpace(line))
+			_ = say(w, "berth: %s", strings.TrimSpace(line))
 		}
 	}
 	switch {
@@ -93,15 +93,17 @@ func message(err error) string {
 		return err.Error()
 	}
 	s := daemons.GRPCStatus()
+	// A registry, say, may have written in it: its line breaks begin no line of ours.
+	words := shown(s.Message())
 	switch s.Code() {
 	case codes.Unavailable:
-		return "berthd has ended or was restarted meanwhile: try again, or look at its log (" + s.Message() + ")"
+		return "berthd has ended or was restarted meanwhile: try again, or look at its log (" + words + ")"
 	case codes.Unimplemented:
 		return "this berthd is of another version than berth and does not know the command: compare them with `berth version`"
 	case codes.Canceled:
-		return "given up: " + s.Message()
+		return "given up: " + words
 	default:
-		return s.Message()
+		return words
 	}
 }
 

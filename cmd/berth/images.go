@@ -98,7 +98,7 @@ func writeImages(w io.Writer, now time.Time, images []imageLine, o listOptions) 
 	}
 	if o.quiet {
 		for _, img := range images {
-			if _, err := fmt.Fprintln(w, showID(img.GetId(), o.whole)); err != nil {
+			if err := say(w, "%s", showID(img.GetId(), o.whole)); err != nil {
 				return err
 			}
 		}

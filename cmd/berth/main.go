@@ -4,7 +4,7 @@
 // Each command is a file. What can be wrong in it is kept apart from what it
 // asks the daemon, and is pure: spec.go turns the options of run into CRI
 // messages, table.go and progress.go turn messages into text, report.go into the
-// JSON of -o json.
+// JSON of -o json, and shown.go is between all that others wrote and the terminal.
 //
 // Read in this order: main.go, errors.go, client.go, find.go, then the commands;
 // run.go, attend.go, follow.go and logfile.go belong together, and so do exec.go,

@@ -46,7 +46,7 @@ func (p *pullProgress) show(now admin.PullProgress) {
 			continue
 		}
 		p.told[l.Digest] = true
-		fmt.Fprintf(p.w, "%s: %s, %s\n", shortID(l.Digest), phaseWords[l.Phase], sizeOf(l.Total))
+		_ = say(p.w, "%s: %s, %s", shortID(l.Digest), phaseWords[l.Phase], sizeOf(l.Total))
 	}
 }
 
@@ -108,7 +108,7 @@ const (
 // layerLine is a layer in at most width runes. Where that is little, the bar goes
 // first, and then the word: how far it is stays.
 func layerLine(l admin.LayerProgress, width int) string {
-	id, phase := shortID(l.Digest), phaseWords[l.Phase]
+	id, phase := shown(shortID(l.Digest)), phaseWords[l.Phase]
 	if l.Phase != admin.Downloading && l.Phase != admin.Extracting {
 		return fmt.Sprintf("%s  %-12s  %s", id, phase, sizeOf(l.Total))
 	}

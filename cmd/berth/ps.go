@@ -107,7 +107,7 @@ func writePs(w io.Writer, now time.Time, lines []psLine, o listOptions) error {
 	}
 	if o.quiet {
 		for _, l := range lines {
-			if _, err := fmt.Fprintln(w, showID(l.id(), o.whole)); err != nil {
+			if err := say(w, "%s", showID(l.id(), o.whole)); err != nil {
 				return err
 			}
 		}

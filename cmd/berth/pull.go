@@ -29,7 +29,7 @@ pull up.`,
 			}
 			img, err := c.pull(ctx, io.Discard, args[0])
 			if err == nil {
-				fmt.Fprintln(cmd.OutOrStdout(), img.GetId())
+				_ = say(cmd.OutOrStdout(), "%s", img.GetId())
 			}
 			return err
 		}),
@@ -45,7 +45,7 @@ func (c *client) pull(ctx context.Context, w io.Writer, ref string) (*runtimeapi
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(w, "Pulling %s\n", ref)
+	_ = say(w, "Pulling %s", ref)
 	began := time.Now()
 	req := &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: ref}}
 	id, err := admin.Pull(ctx, c.conn, req, newPullProgress(w).show)
@@ -60,10 +60,10 @@ func (c *client) pull(ctx context.Context, w io.Writer, ref string) (*runtimeapi
 		return nil, fmt.Errorf("image %s was removed while it was pulled", ref)
 	}
 	if before.GetId() == img.GetId() {
-		fmt.Fprintf(w, "%s is up to date: %s\n", ref, shortID(img.GetId()))
+		_ = say(w, "%s is up to date: %s", ref, shortID(img.GetId()))
 	} else {
 		took := time.Since(began).Round(10 * time.Millisecond)
-		fmt.Fprintf(w, "Pulled %s: %s, %s in %v\n", ref, shortID(img.GetId()), size(img.GetSize()), took)
+		_ = say(w, "Pulled %s: %s, %s in %v", ref, shortID(img.GetId()), size(img.GetSize()), took)
 	}
 	return img, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -44,10 +45,15 @@ func addFormat(cmd *cobra.Command, f *format) {
 
 // writeJSON writes v for programs that people look at as well.
 func writeJSON(w io.Writer, v any) error {
-	out := json.NewEncoder(w)
+	var text bytes.Buffer
+	out := json.NewEncoder(&text)
 	out.SetEscapeHTML(false)
 	out.SetIndent("", "  ")
-	return out.Encode(v)
+	if err := out.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(shownJSON(text.Bytes()))
+	return err
 }
 
 // containerReport is an element of `berth ps -o json`: a container, or a pod that

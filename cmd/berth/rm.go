@@ -29,7 +29,7 @@ runs is killed.`,
 				if err := c.removePod(ctx, e.pod.GetId(), e.logDir()); err != nil {
 					return err
 				}
-				fmt.Fprintln(cmd.OutOrStdout(), ref)
+				_ = say(cmd.OutOrStdout(), "%s", ref)
 				return nil
 			})
 		}),

@@ -31,9 +31,9 @@ there.`,
 					continue
 				}
 				for _, tag := range img.GetRepoTags() {
-					fmt.Fprintln(cmd.OutOrStdout(), "Untagged "+tag)
+					_ = say(cmd.OutOrStdout(), "Untagged %s", tag)
 				}
-				fmt.Fprintln(cmd.OutOrStdout(), "Removed "+img.GetId())
+				_ = say(cmd.OutOrStdout(), "Removed %s", img.GetId())
 			}
 			return errors.Join(failed...)
 		}),

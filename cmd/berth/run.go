@@ -121,12 +121,12 @@ func (r *runPlan) run(ctx context.Context, cmd *cobra.Command, c *client, _ []st
 		return err
 	}
 	if r.detach {
-		fmt.Fprintln(cmd.OutOrStdout(), id)
+		_ = say(cmd.OutOrStdout(), "%s", id)
 		return nil
 	}
 	code, err := r.foreground(ctx, cmd, c, id)
 	if errors.Is(err, errDetached) {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s goes on: `berth attach %s` comes back to it, `berth rm -f %s` removes it\n", r.name, r.name, r.name)
+		_ = say(cmd.ErrOrStderr(), "%s goes on: `berth attach %s` comes back to it, `berth rm -f %s` removes it", r.name, r.name, r.name)
 		return nil
 	}
 	if unheard := (unheardError{}); err != nil && !errors.As(err, &unheard) {

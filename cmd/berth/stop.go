@@ -31,7 +31,7 @@ and SIGKILL if it has not ended in time. Its log and exit code stay until rm.`,
 				if err := c.stop(ctx, e, time.Duration(grace)*time.Second); err != nil {
 					return err
 				}
-				fmt.Fprintln(cmd.OutOrStdout(), ref)
+				_ = say(cmd.OutOrStdout(), "%s", ref)
 				return nil
 			})
 		}),

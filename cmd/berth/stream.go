@@ -116,7 +116,7 @@ func handshake(conn net.Conn, req *http.Request) (net.Conn, error) {
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		said, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return nil, fmt.Errorf("the server answered %s: %s", resp.Status, bytes.TrimSpace(said))
+		return nil, fmt.Errorf("the server answered %s: %s", resp.Status, shown(string(bytes.TrimSpace(said))))
 	}
 	return &bufferedConn{conn, buffered}, nil
 }
@@ -250,7 +250,7 @@ func outcome(verdict []byte) error {
 			return codeError(code)
 		}
 	}
-	said := status.Message
+	said := shown(status.Message)
 	for _, prefix := range []string{"Internal error occurred: ", "error executing command in container: ", "error attaching to container: "} {
 		said = strings.TrimPrefix(said, prefix) // people know what they did
 	}

@@ -35,7 +35,14 @@ func newTable(w io.Writer, whole bool) *table {
 	return t
 }
 
-func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
+// row adds a line. Others may have written its cells.
+func (t *table) row(cells ...string) {
+	row := make([]string, len(cells))
+	for i, cell := range cells {
+		row[i] = shown(cell)
+	}
+	t.rows = append(t.rows, row)
+}
 
 func (t *table) flush() error {
 	widths := t.widths()

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -28,11 +26,11 @@ func versionCommand() *cobra.Command {
 				}
 				return unknown
 			}
-			text := fmt.Sprintf("berth   %s\n", r.Berth)
-			if r.Berthd != nil {
-				text += fmt.Sprintf("berthd  %s (CRI %s)\n", r.Berthd.Version, r.Berthd.CRI)
+			err := say(w, "berth   %s", r.Berth)
+			if err == nil && r.Berthd != nil {
+				err = say(w, "berthd  %s (CRI %s)", r.Berthd.Version, r.Berthd.CRI)
 			}
-			if _, err := io.WriteString(w, text); err != nil {
+			if err != nil {
 				return err
 			}
 			return unknown
