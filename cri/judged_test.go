@@ -12,12 +12,24 @@ import (
 // has under that name.
 type judgement struct {
 	wrong  []string // InvalidArgument, which names the field
+	why    reason   // of the refusal
 	free   string   // why there are none, and any value is accepted
 	beside string   // what the request needs for the wrong values to be read
 	as     string   // another name that the error may give the field
 }
 
-func wrong(values ...string) judgement { return judgement{wrong: values} }
+func wrong(why reason, values ...string) judgement { return judgement{wrong: values, why: why} }
+
+// A reason to refuse a value. Taste is none: what Kubernetes lets pass and both peers
+// accept is accepted, if need be without effect.
+type reason string
+
+const (
+	ruled   reason = "CRI, or Kubernetes' own validation, rules it out"
+	kernel  reason = "the kernel, or the OCI runtime spec, cannot have it"
+	unsafe  reason = "it would mean something else than it says, or reach what is not the pod's"
+	unbuilt reason = "what it asks for is not built yet, and to leave it out in silence would be wrong"
+)
 
 func free(why string) judgement { return judgement{free: why} }
 
@@ -74,13 +86,13 @@ var (
 	anyLabel = free("labels and annotations are the caller's own, and are kept")
 	anyWord  = free("it is looked for, and what is not there matches nothing")
 	unread   = free("it is not read")
-	anID     = wrong(`""`)
-	aName    = wrong(`""`, `"a b"`, `"a;K8S_POD_NAME=b"`, `"a=b"`, `"-a"`, `"a\nb"`, `"a\000"`, quoted(254, "x"))
+	anID     = wrong(ruled, `""`)
+	aName    = wrong(unsafe, `""`, `"a b"`, `"a;K8S_POD_NAME=b"`, `"a=b"`, `"-a"`, `"a\nb"`, `"a\000"`, quoted(254, "x"))
 	aPath    = []string{`"relative"`, `"../x"`, `"/a/../b"`, `"/a//b"`, `"/a\000b"`, quoted(2100, "/x"), `"/` + strings.Repeat("x", 256) + `"`}
-	anArg    = wrong(`"a\000b"`, quoted(128<<10, "x"))
-	refs     = wrong(`""`, `"a/UPPER"`, `"a b"`, `"a@sha256:short"`, `"http://a/b"`, `"../a"`, `"a\000"`, quoted(300, "x"))
-	aWord    = wrong(`""`, `"a b"`, `"a\nnameserver 6.6.6.6"`, `" a"`, `"a\000b"`, `"a\033b"`, quoted(300, "x"))
-	mode     = wrong("TARGET", "4", "-1")
+	anArg    = wrong(kernel, `"a\000b"`, quoted(128<<10, "x"))
+	refs     = wrong(ruled, `""`, `"a/UPPER"`, `"a b"`, `"a@sha256:short"`, `"http://a/b"`, `"../a"`, `"a\000"`, quoted(300, "x"))
+	aWord    = wrong(unsafe, `""`, `"a b"`, `"a\nnameserver 6.6.6.6"`, `" a"`, `"a\000b"`, `"a\033b"`, quoted(300, "x"))
+	mode     = wrong(ruled, "TARGET", "4", "-1")
 )
 
 const (
@@ -176,8 +188,8 @@ var requests = map[string]string{
 	"ImageFsInfo":              ``,
 }
 
-// unbuilt methods answer Unimplemented.
-var unbuilt = []string{
+// unbuiltMethods answer Unimplemented.
+var unbuiltMethods = []string{
 	"StreamPodSandboxes", "StreamContainers", "StreamContainerStats", "StreamPodSandboxStats", "StreamPodSandboxMetrics", "StreamImages",
 	"CheckpointContainer", "CheckpointPod", "RestorePod", "GetContainerEvents",
 	"ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources",
@@ -196,31 +208,31 @@ var needs = map[string]string{
 
 var judged = []part{
 	{[]string{"RunPodSandbox"}, map[string]judgement{
-		"runtime_handler": wrong(`"kata"`, `"../fast"`, quoted(1000, "x")),
-		"config.windows":  wrong("{}"),
+		"runtime_handler": wrong(ruled, `"kata"`, `"../fast"`, quoted(1000, "x")),
+		"config.windows":  wrong(ruled, "{}"),
 	}},
 	{[]string{"RunPodSandbox.config"}, map[string]judgement{
 		"metadata.name":                aName,
 		"metadata.namespace":           aName,
 		"metadata.uid":                 aName,
 		"metadata.attempt":             free("it tells one try from the next"),
-		"hostname":                     wrong(`"a b"`, `"a\nb"`, `"-a"`, `"a_b"`, `"a.."`, `"a\000"`, quoted(65, "x")),
-		"log_directory":                wrong(aPath...),
-		"dns_config.servers":           wrong(`""`, `"localhost"`, `"1.1.1.1\noptions x"`, `"fe80::1%a\nnameserver 6.6.6.6"`, `"fe80::1%a b"`, `"fe80::1%`+strings.Repeat("x", 300)+`"`),
+		"hostname":                     wrong(ruled, `"a b"`, `"a\nb"`, `"-a"`, `"a_b"`, `"a.."`, `"a\000"`, quoted(65, "x")),
+		"log_directory":                wrong(unsafe, aPath...),
+		"dns_config.servers":           wrong(unsafe, `""`, `"localhost"`, `"1.1.1.1\noptions x"`, `"fe80::1%a\nnameserver 6.6.6.6"`, `"fe80::1%a b"`, `"fe80::1%`+strings.Repeat("x", 300)+`"`),
 		"dns_config.searches":          aWord,
 		"dns_config.options":           aWord,
-		"port_mappings.protocol":       wrong("3", "-1"),
-		"port_mappings.container_port": wrong("0", "-1", "65536"),
-		"port_mappings.host_port":      wrong("-1", "65536"),
-		"port_mappings.host_ip":        wrong(`"localhost"`, `"127.0.0.1:80"`, `"fe80::1%eth0"`, `"1.1.1.1\n"`, `"::/0"`),
+		"port_mappings.protocol":       wrong(ruled, "3", "-1"),
+		"port_mappings.container_port": wrong(ruled, "0", "-1", "65536"),
+		"port_mappings.host_port":      wrong(ruled, "-1", "65536"),
+		"port_mappings.host_ip":        wrong(ruled, `"localhost"`, `"127.0.0.1:80"`, `"fe80::1%eth0"`, `"1.1.1.1\n"`, `"::/0"`),
 		"labels":                       anyLabel,
 		"annotations":                  anyLabel,
 	}},
 	{[]string{podLinux}, map[string]judgement{
-		"cgroup_parent": wrong(append(aPath, `"/"`, `"kubepods.slice"`, `"/a\nb"`)...),
+		"cgroup_parent": wrong(unsafe, append(aPath, `"/"`, `"kubepods.slice"`, `"/a\nb"`)...),
 		"overhead":      free("the pod's cgroup is the kubelet's, which has set it already"),
 		"resources":     free("the pod's cgroup is the kubelet's, which has set it already"),
-		"sysctls": wrong(
+		"sysctls": wrong(unsafe,
 			`{ key: "kernel.core_pattern" value: "x" }`, `{ key: "vm.overcommit_memory" value: "1" }`,
 			`{ key: "" value: "1" }`, `{ key: "net" value: "1" }`, `{ key: "net." value: "1" }`, `{ key: "net..a" value: "1" }`,
 			`{ key: "net/../kernel/core_pattern" value: "x" }`, `{ key: "net...kernel.core_pattern" value: "x" }`, `{ key: "net.x=1" value: "1" }`,
@@ -232,29 +244,29 @@ var judged = []part{
 	{[]string{podSC, ctrSC}, map[string]judgement{
 		"namespace_options.network":                          mode,
 		"namespace_options.ipc":                              mode,
-		"namespace_options.target_id":                        wrong(`"x"`),
-		"namespace_options.userns_options.mode":              wrong("CONTAINER", "TARGET", "4"),
-		"namespace_options.userns_options.uids.host_id":      wrong("0", "4294967295").named(userns + ".uids"),
-		"namespace_options.userns_options.uids.container_id": wrong("1", "4294967295"),
-		"namespace_options.userns_options.uids.length":       wrong("0", "4294967295").named(userns + ".uids"),
-		"namespace_options.userns_options.gids.host_id":      wrong("0", "4294967295").named(userns + ".gids"),
-		"namespace_options.userns_options.gids.container_id": wrong("1", "4294967295"),
-		"namespace_options.userns_options.gids.length":       wrong("0", "4294967295").named(userns + ".gids"),
+		"namespace_options.target_id":                        wrong(ruled, `"x"`),
+		"namespace_options.userns_options.mode":              wrong(ruled, "CONTAINER", "TARGET", "4"),
+		"namespace_options.userns_options.uids.host_id":      wrong(ruled, "0", "4294967295").named(userns + ".uids"),
+		"namespace_options.userns_options.uids.container_id": wrong(ruled, "1", "4294967295"),
+		"namespace_options.userns_options.uids.length":       wrong(ruled, "0", "4294967295").named(userns + ".uids"),
+		"namespace_options.userns_options.gids.host_id":      wrong(ruled, "0", "4294967295").named(userns + ".gids"),
+		"namespace_options.userns_options.gids.container_id": wrong(ruled, "1", "4294967295"),
+		"namespace_options.userns_options.gids.length":       wrong(ruled, "0", "4294967295").named(userns + ".gids"),
 
 		"selinux_options.user":       byNode(),
 		"selinux_options.role":       byNode(),
 		"selinux_options.type":       byNode(),
 		"selinux_options.level":      byNode(),
-		"run_as_user.value":          wrong("-1", "2147483648", "4294967296").named(sc + "run_as_user"),
-		"run_as_group.value":         wrong("-1", "2147483648", "4294967296").with(inSC("run_as_user { value: 1 }")).named(sc + "run_as_group"),
+		"run_as_user.value":          wrong(unsafe, "-1", "2147483648", "4294967296").named(sc + "run_as_user"),
+		"run_as_group.value":         wrong(unsafe, "-1", "2147483648", "4294967296").with(inSC("run_as_user { value: 1 }")).named(sc + "run_as_group"),
 		"readonly_rootfs":            either,
-		"supplemental_groups":        wrong("-1", "2147483648", "[1, 4294967296]", "["+numbers(65537)+"]"),
-		"supplemental_groups_policy": wrong("2", "-1"),
-		"seccomp.profile_type":       wrong("3", "-1"),
-		"seccomp.localhost_ref":      wrong(append(aPath, `""`)...).with(inSC("seccomp { profile_type: Localhost }")),
-		"apparmor.profile_type":      wrong("3", "-1"),
-		"apparmor.localhost_ref":     wrong(`"only for Localhost"`),
-		"seccomp_profile_path":       wrong(`"default"`, `"localhost/relative"`, `"localhost/"`, `"runtime/default\n"`, quoted(1000, "x")),
+		"supplemental_groups":        wrong(unsafe, "-1", "2147483648", "[1, 4294967296]", "["+numbers(65537)+"]"),
+		"supplemental_groups_policy": wrong(ruled, "2", "-1"),
+		"seccomp.profile_type":       wrong(ruled, "3", "-1"),
+		"seccomp.localhost_ref":      wrong(unsafe, append(aPath, `""`)...).with(inSC("seccomp { profile_type: Localhost }")),
+		"apparmor.profile_type":      wrong(ruled, "3", "-1"),
+		"apparmor.localhost_ref":     wrong(ruled, `"only for Localhost"`),
+		"seccomp_profile_path":       wrong(ruled, `"default"`, `"localhost/relative"`, `"localhost/"`, `"runtime/default\n"`, quoted(1000, "x")),
 	}},
 	{[]string{podSC}, map[string]judgement{
 		"namespace_options.pid": mode,
@@ -263,18 +275,18 @@ var judged = []part{
 	{[]string{"CreateContainer"}, map[string]judgement{
 		"pod_sandbox_id":          anID,
 		"sandbox_config":          free("it is not read: the pod keeps its own"),
-		"config.windows":          wrong("{}"),
-		"config.CDI_devices":      wrong(`{ name: "vendor.com/class=device" }`),
-		"config.mounts.image":     wrong("{}", `{ image: "$image" }`),
+		"config.windows":          wrong(ruled, "{}"),
+		"config.CDI_devices":      wrong(unbuilt, `{ name: "vendor.com/class=device" }`),
+		"config.mounts.image":     wrong(ruled, "{}", `{ image: "$image" }`),
 		"config.metadata.name":    aName,
 		"config.image.image":      refs,
-		"config.log_path":         wrong(`"/x"`, `"../x"`, `"a/../b"`, `"."`, `".."`, `"a/"`, `"a\000b"`, quoted(2100, "x/"), quoted(256, "x")),
-		"config.stop_signal":      wrong("66", "1000", "-1"),
-		"config.working_dir":      wrong(`"relative"`, `"../x"`, `"/a\000b"`, `"/proc/self/fd/8"`, `"/proc"`, `"/x/../proc/1/root"`, quoted(2100, "/x"), `"/`+strings.Repeat("x", 256)+`"`),
-		"config.command":          wrong(append(anArg.wrong, `""`)...),
+		"config.log_path":         wrong(unsafe, `"/x"`, `"../x"`, `"a/../b"`, `"."`, `".."`, `"a/"`, `"a\000b"`, quoted(2100, "x/"), quoted(256, "x")),
+		"config.stop_signal":      wrong(kernel, "66", "1000", "-1"),
+		"config.working_dir":      wrong(unsafe, `"relative"`, `"../x"`, `"/a\000b"`, `"/proc/self/fd/8"`, `"/proc"`, `"/x/../proc/1/root"`, quoted(2100, "/x"), `"/`+strings.Repeat("x", 256)+`"`),
+		"config.command":          wrong(kernel, append(anArg.wrong, `""`)...),
 		"config.args":             anArg,
-		"config.envs.key":         wrong(`""`, `"A=B"`, `"A\000"`, quoted(128<<10, "x")),
-		"config.envs.value":       wrong(`"a\000b"`, `"\377"`, quoted(128<<10, "x")),
+		"config.envs.key":         wrong(kernel, `""`, `"A=B"`, `"A\000"`, quoted(128<<10, "x")),
+		"config.envs.value":       wrong(kernel, `"a\000b"`, `"\377"`, quoted(128<<10, "x")),
 		"config.labels":           anyLabel,
 		"config.annotations":      anyLabel,
 		"config.stdin":            either,
@@ -286,56 +298,56 @@ var judged = []part{
 		"annotations": unread, "user_specified_image": free("it is shown as it came"), "runtime_handler": unread, "image_ref": unread,
 	}},
 	{[]string{"CreateContainer.config.mounts"}, map[string]judgement{
-		"container_path":           wrong(`""`, `"x"`, `"/"`, `"/."`, `"/a/../../x"`, `"/a\000b"`, quoted(2100, "/x"), `"/`+strings.Repeat("x", 256)+`"`),
-		"host_path":                wrong(`""`, `"x"`, `"/no/such/path"`, `"/a\000b"`, quoted(2100, "/x")),
+		"container_path":           wrong(unsafe, `""`, `"x"`, `"/"`, `"/."`, `"/a/../.."`, `"/a\000b"`, quoted(2100, "/x"), `"/`+strings.Repeat("x", 256)+`"`),
+		"host_path":                wrong(ruled, `""`, `"x"`, `"/no/such/path"`, `"/a\000b"`, quoted(2100, "/x")),
 		"readonly":                 either,
 		"selinux_relabel":          either,
-		"propagation":              wrong("3", "-1"),
-		"uidMappings.host_id":      wrong("0", "1").named("mounts.uidMappings"),
-		"uidMappings.container_id": wrong("1").named("mounts.uidMappings"),
-		"uidMappings.length":       wrong("0", "1").named("mounts.uidMappings"),
-		"gidMappings.host_id":      wrong("0", "1").named("mounts.gidMappings"),
-		"gidMappings.container_id": wrong("1").named("mounts.gidMappings"),
-		"gidMappings.length":       wrong("0", "1").named("mounts.gidMappings"),
-		"recursive_read_only":      wrong("true"),
-		"image_sub_path":           wrong(`"x"`),
-		"mount_options":            wrong(`""`, `"suid"`, `"exec"`, `"ro"`, `"nodev,suid"`, `"NODEV"`),
+		"propagation":              wrong(ruled, "3", "-1"),
+		"uidMappings.host_id":      wrong(ruled, "0", "1").named("mounts.uidMappings"),
+		"uidMappings.container_id": wrong(ruled, "1").named("mounts.uidMappings"),
+		"uidMappings.length":       wrong(ruled, "0", "1").named("mounts.uidMappings"),
+		"gidMappings.host_id":      wrong(ruled, "0", "1").named("mounts.gidMappings"),
+		"gidMappings.container_id": wrong(ruled, "1").named("mounts.gidMappings"),
+		"gidMappings.length":       wrong(ruled, "0", "1").named("mounts.gidMappings"),
+		"recursive_read_only":      wrong(ruled, "true"),
+		"image_sub_path":           wrong(ruled, `"x"`),
+		"mount_options":            wrong(ruled, `""`, `"suid"`, `"exec"`, `"ro"`, `"nodev,suid"`, `"NODEV"`),
 	}},
 	{[]string{"CreateContainer.config.devices"}, map[string]judgement{
-		"container_path": wrong(append(aPath, `""`, `"/"`)...),
-		"host_path":      wrong(append(aPath, `""`, `"/dev/no-such-device"`, `"/etc/passwd"`)...),
-		"permissions":    wrong(`""`, `"x"`, `"rwmr"`, `"RW"`, `"r w"`),
+		"container_path": wrong(unsafe, append(aPath, `""`, `"/"`)...),
+		"host_path":      wrong(ruled, append(aPath, `""`, `"/dev/no-such-device"`, `"/etc/passwd"`)...),
+		"permissions":    wrong(ruled, `""`, `"x"`, `"rwmr"`, `"RW"`, `"r w"`),
 	}},
 	{[]string{"CreateContainer.config.linux.resources", "UpdateContainerResources.linux"}, map[string]judgement{
-		"cpu_period":                 wrong("-1", "999", "1000001"),
-		"cpu_quota":                  wrong("-2", "999", "17592186044416"),
-		"cpu_shares":                 wrong("-1", "1", "262145"),
-		"memory_limit_in_bytes":      wrong("-1", "4194303"),
-		"memory_swap_limit_in_bytes": wrong("-2", "1"),
-		"oom_score_adj":              wrong("-1001", "1001"),
-		"cpuset_cpus":                wrong(`"x"`, `"0-"`, `"0,,0"`, `"1-0"`, `"0 "`, `"-1"`, `"8191"`, `"9999999999999999999"`, quoted(20000, "0,")),
-		"cpuset_mems":                wrong(`"x"`, `"0-"`, `"0,,0"`, `"1-0"`, `"0 "`, `"-1"`, `"8191"`, `"9999999999999999999"`, quoted(20000, "0,")),
-		"hugepage_limits.page_size":  wrong(`""`, `"3MB"`, `"2MB/../x"`, `"2mb"`).named(hugepages),
+		"cpu_period":                 wrong(kernel, "-1", "999", "1000001"),
+		"cpu_quota":                  wrong(kernel, "-2", "999", "17592186044416"),
+		"cpu_shares":                 wrong(kernel, "-1", "1", "262145"),
+		"memory_limit_in_bytes":      wrong(kernel, "-1", "4194303"),
+		"memory_swap_limit_in_bytes": wrong(kernel, "-2", "1"),
+		"oom_score_adj":              wrong(kernel, "-1001", "1001"),
+		"cpuset_cpus":                wrong(kernel, `"x"`, `"0-"`, `"0,,0"`, `"1-0"`, `"0 "`, `"-1"`, `"8191"`, `"9999999999999999999"`, quoted(20000, "0,")),
+		"cpuset_mems":                wrong(kernel, `"x"`, `"0-"`, `"0,,0"`, `"1-0"`, `"0 "`, `"-1"`, `"8191"`, `"9999999999999999999"`, quoted(20000, "0,")),
+		"hugepage_limits.page_size":  wrong(kernel, `""`, `"3MB"`, `"2MB/../x"`, `"2mb"`).named(hugepages),
 		"hugepage_limits.limit":      byNode().named(hugepages),
-		"unified": wrong(
+		"unified": wrong(unsafe,
 			`{ key: "cgroup.procs" value: "1" }`, `{ key: "memory/../cgroup.procs" value: "1" }`, `{ key: "" value: "1" }`,
 			`{ key: "memory.high" value: "" }`, `{ key: "memory.high" value: "1\000" }`, `{ key: "memory.high" value: `+quoted(4097, "1")+` }`,
 		),
 	}},
 	{[]string{ctrSC}, map[string]judgement{
-		"capabilities.add_capabilities":         wrong(`""`, `"FLY"`, `"CAP_"`, `"chown,kill"`),
-		"capabilities.drop_capabilities":        wrong(`""`, `"FLY"`, `"CAP_"`, `"chown,kill"`),
-		"capabilities.add_ambient_capabilities": wrong(`""`, `"FLY"`, `"CAP_"`, `"chown,kill"`),
-		"privileged":                            wrong("true"), // the pod is not
-		"namespace_options.pid":                 wrong("POD", "NODE", "4", "-1"),
-		"run_as_username":                       wrong(`"app:root"`, `"a\nb"`, `"a\000"`, `"nobody-knows"`, `"4294967296"`, quoted(1000, "x")),
+		"capabilities.add_capabilities":         wrong(unsafe, `""`, `"FLY"`, `"CAP_"`, `"chown,kill"`),
+		"capabilities.drop_capabilities":        wrong(unsafe, `""`, `"FLY"`, `"CAP_"`, `"chown,kill"`),
+		"capabilities.add_ambient_capabilities": wrong(unsafe, `""`, `"FLY"`, `"CAP_"`, `"chown,kill"`),
+		"privileged":                            wrong(unsafe, "true"), // the pod is not
+		"namespace_options.pid":                 wrong(ruled, "POD", "NODE", "4", "-1"),
+		"run_as_username":                       wrong(unsafe, `"app:root"`, `"a\nb"`, `"a\000"`, `"nobody-knows"`, `"4294967296"`, quoted(1000, "x")),
 		"no_new_privs":                          either,
-		"masked_paths":                          wrong(append(aPath, `""`, `"/"`)...),
-		"readonly_paths":                        wrong(append(aPath, `""`, `"/"`)...),
-		"apparmor_profile":                      wrong(`"default"`, `"localhost/"`, quoted(1000, "x")),
+		"masked_paths":                          wrong(kernel, append(aPath, `""`, `"/"`)...),
+		"readonly_paths":                        wrong(kernel, append(aPath, `""`, `"/"`)...),
+		"apparmor_profile":                      wrong(ruled, `"default"`, `"localhost/"`, quoted(1000, "x")),
 	}},
 	{[]string{"UpdateContainerResources"}, map[string]judgement{
-		"container_id": anID, "windows": wrong("{}"), "annotations": unread,
+		"container_id": anID, "windows": wrong(ruled, "{}"), "annotations": unread,
 	}},
 
 	{[]string{"StopPodSandbox", "RemovePodSandbox", "PodSandboxStatus", "PodSandboxStats", "PortForward"}, map[string]judgement{"pod_sandbox_id": anID}},
@@ -348,17 +360,17 @@ var judged = []part{
 	}},
 	{[]string{"ListPodSandbox.filter", "ListContainers.filter"}, map[string]judgement{"state.state": anyWord}},
 	{[]string{"ListContainers.filter", "ListContainerStats.filter"}, map[string]judgement{"pod_sandbox_id": anyWord}},
-	{[]string{"StopContainer"}, map[string]judgement{"timeout": wrong("-1", "-9223372036854775808")}},
-	{[]string{"ExecSync"}, map[string]judgement{"timeout": wrong("-1", "-9223372036854775808")}},
-	{[]string{"ExecSync", "Exec"}, map[string]judgement{"cmd": wrong(append(anArg.wrong, `""`)...)}},
+	{[]string{"StopContainer"}, map[string]judgement{"timeout": wrong(ruled, "-1", "-9223372036854775808")}},
+	{[]string{"ExecSync"}, map[string]judgement{"timeout": wrong(ruled, "-1", "-9223372036854775808")}},
+	{[]string{"ExecSync", "Exec"}, map[string]judgement{"cmd": wrong(kernel, append(anArg.wrong, `""`)...)}},
 	{[]string{"Exec"}, map[string]judgement{"tty": either, "stdin": either, "stdout": either, "stderr": either}},
-	{[]string{"Attach"}, map[string]judgement{"tty": wrong("true"), "stdin": either, "stdout": either, "stderr": either}},
-	{[]string{"PortForward"}, map[string]judgement{"port": wrong("0", "-1", "65536", "["+numbers(128)+"]")}},
+	{[]string{"Attach"}, map[string]judgement{"tty": wrong(ruled, "true"), "stdin": either, "stdout": either, "stderr": either}},
+	{[]string{"PortForward"}, map[string]judgement{"port": wrong(ruled, "0", "-1", "65536", "["+numbers(128)+"]")}},
 
 	{[]string{"Version"}, map[string]judgement{"version": unread}},
-	{[]string{"UpdateRuntimeConfig.runtime_config.network_config"}, map[string]judgement{"pod_cidr": wrong(`"x"`, `"10.0.0.0"`, `"10.0.0.0/33"`, `"10.0.0.0/24,"`, `"10.0.0.0/24 "`)}},
+	{[]string{"UpdateRuntimeConfig.runtime_config.network_config"}, map[string]judgement{"pod_cidr": wrong(ruled, `"x"`, `"10.0.0.0"`, `"10.0.0.0/33"`, `"10.0.0.0/24,"`, `"10.0.0.0/24 "`)}},
 
-	{[]string{"ListImages.filter.image"}, map[string]judgement{"image": wrong(refs.wrong[1:]...)}}, // an empty one lists all
+	{[]string{"ListImages.filter.image"}, map[string]judgement{"image": wrong(ruled, refs.wrong[1:]...)}}, // an empty one lists all
 	{[]string{"ImageStatus.image", "PullImage.image", "RemoveImage.image"}, map[string]judgement{"image": refs}},
 	{[]string{"ListImages.filter.image", "ImageStatus.image", "PullImage.image", "RemoveImage.image"}, map[string]judgement{
 		"annotations": unread, "user_specified_image": unread, "runtime_handler": unread, "image_ref": unread,
@@ -367,10 +379,10 @@ var judged = []part{
 		"sandbox_config":      unread,
 		"auth.username":       free("the registry judges it"),
 		"auth.password":       free("the registry judges it"),
-		"auth.auth":           wrong(`"not base64"`, `"bm8gY29sb24="`),
+		"auth.auth":           wrong(ruled, `"not base64"`, `"bm8gY29sb24="`),
 		"auth.server_address": free("it names who may see the others"),
 		"auth.identity_token": free("the registry judges it"),
-		"auth.registry_token": wrong(`"a\nb"`, `"a\000"`),
+		"auth.registry_token": wrong(unsafe, `"a\nb"`, `"a\000"`),
 	}},
 }
 

@@ -21,8 +21,8 @@ func (p *Pod) checkMounts(mounts []*runtimeapi.Mount) error {
 	for i, m := range mounts {
 		field := fmt.Sprintf("mounts[%d].", i)
 		switch target := m.GetContainerPath(); {
-		case !path.IsAbs(target) || path.Clean(target) == "/" || slices.Contains(strings.Split(target, "/"), ".."):
-			return invalid(field+"container_path", "%.100q is not an absolute path below / without ..", target)
+		case !path.IsAbs(target) || path.Clean(target) == "/":
+			return invalid(field+"container_path", "%.100q must be an absolute path below /", target)
 		case m.GetImage() == nil && !path.IsAbs(m.GetHostPath()):
 			return invalid(field+"host_path", "%.100q is not an absolute path", m.GetHostPath())
 		case propagations[m.GetPropagation()] == "":

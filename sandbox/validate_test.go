@@ -197,7 +197,8 @@ func TestValidateContainer(t *testing.T) {
 		{"", mounts(good())},
 		{"mounts[0].container_path", with(func(m *mount) { m.ContainerPath = "x" })},
 		{"mounts[0].container_path", with(func(m *mount) { m.ContainerPath = "/" })},
-		{"mounts[0].container_path", with(func(m *mount) { m.ContainerPath = "/a/../../x" })},
+		{"mounts[0].container_path", with(func(m *mount) { m.ContainerPath = "/a/../.." })},
+		{"", with(func(m *mount) { m.ContainerPath = "/a/../../x" })}, // as Kubernetes and the peers
 		{"mounts[0].host_path", with(func(m *mount) { m.HostPath = "" })},
 		{"mounts[0].image", with(func(m *mount) { m.Image = &runtimeapi.ImageSpec{} })},
 		{"mounts[0].image_sub_path", with(func(m *mount) { m.ImageSubPath = "x" })},

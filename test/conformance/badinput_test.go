@@ -94,7 +94,7 @@ func TestInvalidContainers(t *testing.T) {
 			"envs[0].key":         func(c *config) { c.Envs = []*runtimeapi.KeyValue{{Key: "A=B"}} },
 			"log_path":            func(c *config) { c.LogPath = "../../../etc/cron.d/x" },
 			"mounts[0].host_path": mount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/no/such/path"}),
-			"container_path":      mount(&runtimeapi.Mount{ContainerPath: "/a/../../b", HostPath: "/tmp"}),
+			"container_path":      mount(&runtimeapi.Mount{ContainerPath: "/a/../..", HostPath: "/tmp"}),
 			"propagation":         mount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/tmp", Propagation: 3}),
 			"recursive_read_only": mount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/tmp", RecursiveReadOnly: true}),
 			"mount_options":       mount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/tmp", MountOptions: []string{"suid"}}),

@@ -336,3 +336,26 @@ func TestOnePathTwice(t *testing.T) {
 		}
 	})
 }
+
+// A path with dots in it is where it leads to within the container, and the status
+// has it as it came.
+func TestMountPathWithDots(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		n.pull(t, n.busybox)
+		pod := n.runPod(t, podConfig(t, "web"))
+		source := t.TempDir()
+		if err := os.WriteFile(filepath.Join(source, "file"), []byte("inside"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		config := n.shell("main", "cat /srv/data/file")
+		config.Mounts = []*runtimeapi.Mount{{ContainerPath: "/a/../../srv/./data", HostPath: source}}
+		id := n.startContainer(t, pod, config)
+		n.exited(t, id)
+		if got := n.output(t, id, "stdout"); strings.TrimSpace(got) != "inside" {
+			t.Errorf("read %q", got)
+		}
+		if got := n.container(t, id).GetMounts()[0].GetContainerPath(); got != "/a/../../srv/./data" {
+			t.Errorf("the status has %q", got)
+		}
+	})
+}
