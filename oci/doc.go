@@ -6,7 +6,7 @@
 // directory, which runtime spec). What must survive the daemon is done by
 // oci/keeper, and Runtime is its only user.
 //
-// Read in this order: runtime.go (the types), pod.go, userns.go, start.go, wait.go,
+// Read in this order: runtime.go (the types), pod.go, userns.go, start.go, wait.go, refused.go,
 // exec.go with nest.go, streams.go and console.go, attach.go, dial.go, stop.go,
 // update.go, log.go, gc.go, then stats.go (what it costs, gauge.go, interfaces.go and
 // rate.go), probe.go and features.go (what a runtime can), quirks.go (what one does

@@ -174,5 +174,6 @@ type Exit struct {
 	Code int       // 0–255; 128+n for a death by signal n
 	At   time.Time // when the keeper saw it
 
-	OOMKilled bool // memory ran out, and the kernel killed it or another process of the container
+	OOMKilled bool   // memory ran out, and the kernel killed it or another process of the container
+	Refused   string // why execve refused the program, in the runtime's words; empty: it did not, or nobody knows
 }

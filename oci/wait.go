@@ -29,7 +29,11 @@ func (r *Runtime) Wait(ctx context.Context, c Container) (Exit, error) {
 	if e.Code < 0 {
 		return Exit{At: e.At, OOMKilled: e.OOMKilled}, fmt.Errorf("container %s: %w", c.ID, ErrExitUnknown)
 	}
-	return Exit{Code: e.Code, At: e.At, OOMKilled: e.OOMKilled}, nil
+	exit := Exit{Code: e.Code, At: e.At, OOMKilled: e.OOMKilled}
+	if e.Refused {
+		exit.Refused = refusal(c.Dir)
+	}
+	return exit, nil
 }
 
 // waitAlone is Wait for a process that the keeper does not know. What one that

@@ -62,6 +62,9 @@ func (c *Container) recordExit(exit oci.Exit, unknown error) error {
 			rec.StartedAt = rec.FinishedAt
 		}
 		rec.ExitCode = exit.Code
+		if exit.Refused != "" {
+			rec.Message = exit.Refused
+		}
 		if unknown != nil {
 			rec.ExitCode, rec.Message = codeUnknown, unknown.Error()
 		}

@@ -174,6 +174,7 @@ func (k *keeper) ended(p *process, e Exit) {
 func (p *process) end(e Exit) error {
 	// Here, since the cgroup may be removed as soon as the exit is known.
 	e.OOMKilled = e.OOMKilled || p.Output && cgroup.OOMKills(p.Cgroup) > 0
+	e.Refused = e.Refused || p.Output && neverExecuted(p.Pid)
 	p.Exit = &e
 	return p.record()
 }

@@ -90,6 +90,20 @@ const cldExited = 1 // CLD_EXITED
 
 // zombieStatus reads the wait status of a zombie: field 52 of /proc/PID/stat.
 func zombieStatus(pid int) (unix.WaitStatus, bool) {
+	n, ok := zombieField(pid, 52)
+	return unix.WaitStatus(n), ok
+}
+
+// neverExecuted says of a zombie that it has executed no program since it was
+// forked: PF_FORKNOEXEC in its flags, field 9 of /proc/PID/stat.
+func neverExecuted(pid int) bool {
+	const forkNoExec = 0x40
+	flags, ok := zombieField(pid, 9)
+	return ok && flags&forkNoExec != 0
+}
+
+// zombieField reads a number from /proc/PID/stat of a zombie.
+func zombieField(pid, field int) (uint64, bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, false
@@ -100,8 +114,8 @@ func zombieStatus(pid int) (unix.WaitStatus, bool) {
 	if len(fields) < 50 || string(fields[0]) != "Z" {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(string(fields[49]), 10, 32)
-	return unix.WaitStatus(n), err == nil
+	n, err := strconv.ParseUint(string(fields[field-3]), 10, 32)
+	return n, err == nil
 }
 
 // WriteExit writes the exit record of the process in dir: whole or not at all.

@@ -159,4 +159,7 @@ type Exit struct {
 	// OOMKilled: memory ran out, and the kernel killed it or another process of
 	// its cgroup. A keeper older than this field does not say it.
 	OOMKilled bool `json:"oomKilled,omitempty"`
+	// Refused: it was still the runtime's when it ended: execve never took the
+	// program. Of a container; a keeper older than this field does not say it.
+	Refused bool `json:"refused,omitempty"`
 }

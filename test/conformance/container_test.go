@@ -11,11 +11,13 @@ import (
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/test/expect"
+	"berth/test/registry"
 )
 
 func freePort(t *testing.T) int32 {
@@ -26,6 +28,23 @@ func freePort(t *testing.T) int32 {
 	}
 	defer l.Close()
 	return int32(l.Addr().(*net.TCPAddr).Port)
+}
+
+// A program that execve refuses when the runtime has begun: the reason is where
+// people look.
+func TestProgramThatIsRefusedLate(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		pod := n.runPod(t, podConfig(t, "refused"))
+		ref := n.pullWith(t, "refused", ocispec.ImageConfig{}, registry.File("garbage", 0o755, "\x01\x02\x00"), registry.File("loose", 0o755, "#!/no/such/interpreter\n"))
+		for name, want := range map[string]string{"garbage": "exec format error", "loose": "no such file or directory"} {
+			config := n.shell(name, "")
+			config.Image.Image, config.Command, config.Args = ref, []string{"/" + name}, nil
+			c := n.exited(t, n.startContainer(t, pod, config))
+			if c.GetExitCode() == 0 || c.GetReason() != "Error" || !strings.Contains(strings.ToLower(c.GetMessage()), want) {
+				t.Errorf("%s: code %d, %s, %q; want %q", name, c.GetExitCode(), c.GetReason(), c.GetMessage(), want)
+			}
+		}
+	})
 }
 
 func TestContainerLife(t *testing.T) {
