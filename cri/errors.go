@@ -8,7 +8,9 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"berth/cri/admin"
 	"berth/image"
 	"berth/sandbox"
 )
@@ -28,6 +30,7 @@ var errorTable = []struct {
 	{sandbox.ErrClosed, codes.Unavailable, ""},
 	{sandbox.ErrInterrupted, codes.Unavailable, ""},
 	{sandbox.ErrImageMount, codes.Unknown, "ImageVolumeMountFailed: "},
+	{sandbox.ErrNoProgram, codes.Unknown, ""}, // NotFound would be said of the container
 	// Before the context errors: a registry that does not answer often ends in
 	// one, but not of the caller's context.
 	{image.ErrRegistryUnavailable, codes.Unknown, "RegistryUnavailable: "},
@@ -42,7 +45,6 @@ var errorTable = []struct {
 	{sandbox.ErrListFull, codes.ResourceExhausted, ""},
 	{image.ErrListFull, codes.ResourceExhausted, ""},
 	{sandbox.ErrNotFound, codes.NotFound, ""},
-	{sandbox.ErrNoProgram, codes.NotFound, ""},
 	{sandbox.ErrNotReady, codes.FailedPrecondition, ""},
 	{sandbox.ErrNotRunning, codes.FailedPrecondition, ""},
 	{sandbox.ErrNotSupported, codes.FailedPrecondition, ""},
@@ -83,10 +85,20 @@ func toStatus(ctx context.Context, err error) error {
 	}
 	for _, row := range errorTable {
 		if errors.Is(err, row.err) {
-			return status.Error(row.code, clip(row.prefix+err.Error()))
+			return withDetail(status.New(row.code, clip(row.prefix+err.Error())), err)
 		}
 	}
 	return status.Error(codes.Unknown, clip(err.Error()))
+}
+
+// withDetail adds what no code says, for berth.
+func withDetail(s *status.Status, err error) error {
+	if errors.Is(err, sandbox.ErrNoProgram) {
+		if told, err := s.WithDetails(wrapperspb.String(admin.NoProgram)); err == nil {
+			return told.Err()
+		}
+	}
+	return s.Err()
 }
 
 // required returns an InvalidError naming field if value is empty.

@@ -14,7 +14,9 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"berth/cri/admin"
 	"berth/image"
 	"berth/sandbox"
 )
@@ -65,6 +67,19 @@ func TestErrorTable(t *testing.T) {
 	}
 	if err := toStatus(context.Background(), nil); err != nil {
 		t.Errorf("no error became %v", err)
+	}
+}
+
+// CRI has no code for it, and berth must tell it from other failures.
+func TestNoProgramHasADetail(t *testing.T) {
+	err := toStatus(t.Context(), fmt.Errorf("start: %w: crun says so", sandbox.ErrNoProgram))
+	s := status.Convert(err)
+	details := s.Details()
+	if s.Code() != codes.Unknown || len(details) != 1 {
+		t.Fatalf("%v, details %v", err, details)
+	}
+	if said, ok := details[0].(*wrapperspb.StringValue); !ok || said.GetValue() != admin.NoProgram {
+		t.Errorf("detail %v", details[0])
 	}
 }
 

@@ -11,15 +11,18 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"berth/cri/admin"
 )
 
 // Exit codes of the commands that pass on another's, as shells and Docker have
 // them.
 const (
-	codeFailed   = 125 // berth or berthd could not do it
-	codeNotBegun = 126 // the command could not be started
-	codeNoSuch   = 127 // the command is not there
-	codeSignal   = 128 // and the number of the signal that ended it
+	codeFailed    = 125 // berth or berthd could not do it
+	codeNotBegun  = 126 // the command could not be started
+	codeNoProgram = 127 // the command is not there
+	codeSignal    = 128 // and the number of the signal that ended it
 )
 
 // usageError is a command line that cannot be meant; the exit code is 2.
@@ -37,6 +40,21 @@ func (e codeError) Error() string { return fmt.Sprintf("exited with code %d", in
 type notBegunError struct{ error }
 
 func (e notBegunError) Unwrap() error { return e.error }
+
+// noProgramError is a notBegunError of a program that is not there.
+type noProgramError struct{ error }
+
+func (e noProgramError) Unwrap() error { return e.error }
+
+// notBegun makes the error of a call that was to start a container.
+func notBegun(err error) error {
+	for _, detail := range status.Convert(err).Details() {
+		if said, ok := detail.(*wrapperspb.StringValue); ok && said.GetValue() == admin.NoProgram {
+			return noProgramError{err}
+		}
+	}
+	return notBegunError{err}
+}
 
 // exitCode prints err on w, one line for each thing that failed, and returns
 // what to exit with after cmd.
@@ -63,10 +81,9 @@ func exitCode(w io.Writer, cmd *cobra.Command, err error) int {
 	switch {
 	case bySignal:
 		return codeSignal + int(signal.signal)
+	case errors.As(err, &noProgramError{}):
+		return codeNoProgram
 	case errors.As(err, &notBegunError{}):
-		if status.Code(err) == codes.NotFound {
-			return codeNoSuch
-		}
 		return codeNotBegun
 	case passesCodeOn(cmd):
 		return codeFailed

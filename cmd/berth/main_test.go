@@ -17,8 +17,10 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"berth/cri/admin"
 	"berth/test/expect"
 	"berth/test/leak"
 )
@@ -145,6 +147,10 @@ func TestWrongArguments(t *testing.T) {
 
 func TestExitCode(t *testing.T) {
 	ps, run := psCommand(), runCommand()
+	missing, err := status.New(codes.Unknown, "no sh").WithDetails(wrapperspb.String(admin.NoProgram))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		cmd  *cobra.Command
 		err  error
@@ -163,7 +169,8 @@ func TestExitCode(t *testing.T) {
 		{run, errors.New("broken"), 125, "berth: broken\n"},
 		{run, usageError{errors.New("what?")}, 125, "berth: what?\n"},
 		{run, errors.Join(notBegunError{status.Error(codes.Unknown, "no sh")}, nil), 126, "berth: no sh\n"},
-		{run, errors.Join(notBegunError{status.Error(codes.NotFound, "no sh")}, nil), 127, "berth: no sh\n"},
+		{run, errors.Join(notBegun(status.Error(codes.Unknown, "no sh")), nil), 126, "berth: no sh\n"},
+		{run, errors.Join(notBegun(missing.Err()), nil), 127, "berth: no sh\n"},
 		{run, status.Error(codes.NotFound, "gone"), 125, "berth: gone\n"},
 		{run, unheardError{syscall.EPIPE}, 141, ""},
 		{run, unheardError{syscall.ENOSPC}, 125, "berth: no space left on device\n"},

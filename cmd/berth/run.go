@@ -225,7 +225,7 @@ func (r *runPlan) startContainer(ctx context.Context, c *client, podID string) (
 	}
 	id = created.GetContainerId()
 	if _, err = c.runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
-		return "", notBegunError{err}
+		return "", notBegun(err)
 	}
 	return id, nil
 }

@@ -18,8 +18,6 @@ import (
 	"time"
 
 	"github.com/moby/spdystream"
-	"google.golang.org/grpc/codes"
-	grpcstatus "google.golang.org/grpc/status"
 )
 
 // stdio is what a session connects to a process in a container. A nil stream is
@@ -47,8 +45,8 @@ const streamTimeout = 30 * time.Second
 
 // converse holds the session that berthd offers at rawURL, which works once, and
 // returns when the command has ended and all its output is written: nil, a
-// codeError, a notBegunError, errLost, or why there was no session. The protocol is v4.channel.k8s.io over
-// SPDY/3.1: of those that k8s.io/cri-streaming serves it is the one that can end
+// codeError, a notBegunError, a noProgramError, errLost, or why there was no
+// session. The protocol is v4.channel.k8s.io over SPDY/3.1: of those that k8s.io/cri-streaming serves it is the one that can end
 // stdin and go on with the output.
 //
 // When ctx ends, so does the session, and with it the command of an exec. A read
@@ -255,7 +253,7 @@ func outcome(verdict []byte) error {
 		said = strings.TrimPrefix(said, prefix) // people know what they did
 	}
 	if status.Reason == "NotFound" {
-		return notBegunError{grpcstatus.Error(codes.NotFound, said)}
+		return noProgramError{errors.New(said)}
 	}
 	return notBegunError{errors.New(said)}
 }

@@ -282,7 +282,7 @@ func TestOutcome(t *testing.T) {
 		{`{"status":"Success"}`, ""},
 		{`{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"126"}]}}`, codeError(126).Error()},
 		{`{"status":"Failure","message":"it broke"}`, "it broke"},
-		{`{"status":"Failure","reason":"NotFound","message":"it is not there"}`, "code = NotFound desc = it is not there"},
+		{`{"status":"Failure","reason":"NotFound","message":"it is not there"}`, "it is not there"},
 		{`{"status":"Failure","message":"it broke","details":{"causes":[{"reason":"ExitCode","message":"x"}]}}`, "it broke"},
 		{``, errLost.Error()},
 		{`nonsense`, "read how the command ended"},

@@ -17,6 +17,10 @@ const DefaultSocket = "/run/berth/berth.sock"
 // received, of CRI as well. The kubelet's client has the same limit.
 const MaxMessage = 16 << 20
 
+// NoProgram is a detail (a google.protobuf.StringValue) of the error of a
+// StartContainer whose program is not there. CRI has no code for that.
+const NoProgram = "NoProgram"
+
 const (
 	serviceName = "berth.admin.v1.Admin"
 	runPod      = "/" + serviceName + "/RunPod"
