@@ -52,6 +52,7 @@ func (m *machine) do(name string) (err error, answered bool) {
 			return err
 		case "create":
 			config := containerConfig("x")
+			config.Image.Image = "volumes"
 			config.Mounts = []*runtimeapi.Mount{{ContainerPath: "/data", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "data"}, ImageSubPath: "etc"}}
 			_, err := m.pod("a").CreateContainer(ctx, config)
 			return err

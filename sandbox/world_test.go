@@ -87,6 +87,10 @@ func newWorld(dir string) (*world, error) {
 		Layers: []digest.Digest{digest.FromString("layer")},
 		Config: ocispec.Image{Config: ocispec.ImageConfig{Cmd: []string{"sh"}, StopSignal: "SIGQUIT"}},
 	}
+	w.images["volumes"] = &image.Image{
+		ID: digest.FromString("volumes"), Layers: []digest.Digest{digest.FromString("layer")},
+		Config: ocispec.Image{Config: ocispec.ImageConfig{Cmd: []string{"sh"}, StopSignal: "SIGQUIT", Volumes: map[string]struct{}{"/volume": {}}}},
+	}
 	w.images["data"] = &image.Image{ID: digest.FromString("data"), Layers: []digest.Digest{digest.FromString("data layer")}}
 	return w, nil
 }
