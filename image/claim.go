@@ -41,13 +41,6 @@ func unique(all []digest.Digest) []digest.Digest {
 	return out
 }
 
-// hold makes a claim.
-func (s *Store) hold(c claim) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.holdLocked(c)
-}
-
 // holdPresent makes a claim on layers that must all be there; ErrNotFound.
 func (s *Store) holdPresent(c claim) error {
 	s.mu.Lock()

@@ -29,7 +29,8 @@
 //     a claim is deleted, and a record without its content is withdrawn.
 //   - A layer is used without a fetch only for a compressed blob that was once
 //     fetched and inflated to it (meta.json), never because a config names it.
-//   - No pull waits for what another registry has only promised.
+//   - No pull waits for what another registry has only promised, nor keeps a layer
+//     that it has only named.
 //
 // Locks: busy (who fetches a promise), then slots (how many layers are
 // downloaded), then busy (by container, then by layer: who makes it), then mu.
@@ -38,7 +39,8 @@
 // way; survey.mu, slots.mu and Watch.mu are leaves.
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
-// files), keyed.go (one at a time), claim.go (who needs what), record.go, open.go, ref.go, names.go, manifest.go,
-// platform.go, resolve.go, pull.go, promise.go, slots.go, kept.go, ingest.go, budget.go, watch.go, tree.go, root.go,
+// files), keyed.go (one at a time), tasks.go, claim.go (who needs what), record.go, open.go, ref.go, names.go,
+// manifest.go, platform.go, resolve.go, pull.go, promise.go, slots.go, kept.go, ingest.go, budget.go, watch.go,
+// tree.go, root.go,
 // view.go, volumes.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

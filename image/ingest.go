@@ -16,10 +16,10 @@ import (
 	"berth/image/registry"
 )
 
-// ingest downloads one layer, proves it, extracts it and makes it visible. The
-// caller has a claim on it and the lock that makes this the only one to fetch
-// what was promised. On an error nothing of it stays.
-func (s *Store) ingest(ctx context.Context, repo *registry.Repository, p promise) (err error) {
+// ingest downloads one layer for the pull of r, proves it, claims it, extracts it
+// and makes it visible. The caller has the lock that makes this the only one to
+// fetch what was promised. On an error nothing of it stays.
+func (s *Store) ingest(ctx context.Context, repo *registry.Repository, r *resolved, p promise) (err error) {
 	if err := s.room(p.Size); err != nil {
 		return err
 	}
@@ -49,6 +49,7 @@ func (s *Store) ingest(ctx context.Context, repo *registry.Repository, p promise
 		return err
 	}
 	t.phase.Store(int32(Extracting))
+	s.claimFor(r, newClaim([]digest.Digest{p.DiffID}))
 	if err := s.admit(ctx, temp, f, size, p.Declared); err != nil {
 		return fmt.Errorf("layer %s: %w", p.Digest, err)
 	}

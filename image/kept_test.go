@@ -208,6 +208,5 @@ func TestKeptLayersOfManyPulls(t *testing.T) {
 		})
 	}
 	all.Wait()
-	s.check(t)
-	s.empty(t)
+	s.empty(t) // and newStore checks the rest
 }

@@ -33,12 +33,12 @@ type Store struct {
 	Registries Registries        // after Open, SetRegistries changes them
 	Platform   *ocispec.Platform // whose images are pulled; nil: this machine's
 
-	boot    string         // boot id
-	lock    *os.File       // flock, so that two processes never share a store
-	busy    keyed          // who makes a root, a layer, or fetches what was promised
-	slots   slots          // of layers being downloaded
-	work    sync.WaitGroup // deletions in the background
-	trashed atomic.Int64   // makes names in trash/ unique
+	boot    string       // boot id
+	lock    *os.File     // flock, so that two processes never share a store
+	busy    keyed        // who makes a root, a layer, or fetches what was promised
+	slots   slots        // of layers being downloaded
+	work    tasks        // deletions in the background
+	trashed atomic.Int64 // makes names in trash/ unique
 
 	keepTime time.Duration // keepTime, but for tests
 

@@ -67,18 +67,43 @@ func (s *Store) lockLayer(ctx context.Context, diffID digest.Digest) (unlock fun
 	return s.busy.lock(ctx, "layer "+diffID.String())
 }
 
-// proven tells whether the layer is on disk and a blob of this digest was once
-// fetched and inflated to it. The answer stays true for as long as the caller
-// has a claim on it.
-func (s *Store) proven(d layer.Declared) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.provenLocked(d)
-}
-
+// provenLocked tells whether the layer is on disk and a blob of this digest was
+// once fetched and inflated to it.
 func (s *Store) provenLocked(d layer.Declared) bool {
 	l := s.layers[d.DiffID]
 	return l != nil && l.present && slices.Contains(l.blobs, d.Digest)
+}
+
+// claimFor claims more for the pull of r.
+func (s *Store) claimFor(r *resolved, c claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.holdLocked(c)
+	r.held = append(r.held, c)
+}
+
+// claimProven claims the layer for the pull of r if it is proven. What an image
+// only names it must not keep on the disk.
+func (s *Store) claimProven(r *resolved, p promise) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.provenLocked(p.Declared) {
+		return false
+	}
+	c := newClaim([]digest.Digest{p.DiffID})
+	s.holdLocked(c)
+	r.held = append(r.held, c)
+	return true
+}
+
+// releaseFor gives back all claims of the pull of r.
+func (s *Store) releaseFor(r *resolved) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range r.held {
+		s.releaseLocked(c)
+	}
+	r.held = nil
 }
 
 // maxProofs bounds how many blobs of one layer are remembered, the last ones.

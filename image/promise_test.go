@@ -47,7 +47,7 @@ func (f *fake) dripping(t *testing.T) (begun func(n int)) {
 
 // soon is a context for what must not wait for a dripping registry.
 func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -111,6 +111,25 @@ func TestPromiseBlocksNobody(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// TestPromisePinsNothing: a pull under way that only names a layer does not keep
+// it when its image is removed.
+func TestPromisePinsNothing(t *testing.T) {
+	liar, honest, s := newFake(t), newFake(t), newStore(t)
+	s.SetRegistries(Registries{Timeout: time.Minute})
+	base := files("base", noise(1000, "base"))
+	honest.image("base", "v1", spec{layers: [][]byte{base}})
+	pull(t, s, honest.host()+"/base:v1")
+	liar.image("a", "v1", spec{layers: [][]byte{base}, compress: zstded})
+	begun := liar.dripping(t)
+	background(t, s, liar.host()+"/a:v1")
+	begun(1)
+	remove(t, s, honest.host()+"/base:v1")
+	s.work.Wait()
+	if left := must(list(s.path(layersDir))); len(left) != 0 {
+		t.Errorf("still there: %q", left)
 	}
 }
 
@@ -195,7 +214,10 @@ func TestProofsAreBounded(t *testing.T) {
 		unlock := must(s.lockLayer(t.Context(), p.DiffID))
 		check(s.addProof(p))
 		unlock()
-		if !s.proven(p) {
+		s.mu.Lock()
+		proven := s.provenLocked(p)
+		s.mu.Unlock()
+		if !proven {
 			t.Errorf("proof %d is forgotten", i)
 		}
 	}

@@ -48,20 +48,19 @@ func (s *Store) pull(ctx context.Context, named reference.Named, p Pull) (*Image
 	if err != nil {
 		return nil, err
 	}
-	c := r.claim()
-	s.hold(c)
-	defer s.release(c)
+	s.claimFor(r, newClaim(nil, r.order...))
+	defer s.releaseFor(r)
 	img, err := s.bring(ctx, repo, r, named, p.Watch)
 	switch {
 	case err == nil:
-		s.forget(c.layers)
+		s.forget(img.Layers)
 	case !errors.Is(err, syscall.ENOSPC):
 		s.keep(r.promises(repo.Host))
 	}
 	return img, err
 }
 
-// bring fetches all that is missing of a claimed image, and makes it visible.
+// bring fetches all that is missing of an image, and makes it visible.
 func (s *Store) bring(ctx context.Context, repo *registry.Repository, r *resolved, named reference.Named, watch *Watch) (*Image, error) {
 	if err := s.fetchLayers(ctx, repo, r, watch); err != nil {
 		return nil, err
@@ -83,14 +82,20 @@ func (s *Store) bring(ctx context.Context, repo *registry.Repository, r *resolve
 func (s *Store) fetchLayers(ctx context.Context, repo *registry.Repository, r *resolved, watch *Watch) error {
 	promises := r.promises(repo.Host)
 	defer s.join(promises)()
-	s.show(watch, promises)
-	slices.SortStableFunc(promises, func(a, b promise) int { return cmp.Compare(b.Size, a.Size) })
+	var missing []promise
+	for _, p := range promises {
+		if !s.claimProven(r, p) {
+			missing = append(missing, p)
+		}
+	}
+	s.show(watch, promises, missing)
+	slices.SortStableFunc(missing, func(a, b promise) int { return cmp.Compare(b.Size, a.Size) })
 	fetching, stop := context.WithCancel(ctx)
 	defer stop()
 	group, waiting := errgroup.WithContext(fetching)
-	for _, p := range promises {
+	for _, p := range missing {
 		group.Go(func() error {
-			err := s.fetchLayer(waiting, fetching, repo, p, share{repo.Host, r.target})
+			err := s.fetchLayer(waiting, fetching, repo, r, p)
 			if err != nil && !errors.Is(err, ErrRegistryUnavailable) && !errors.Is(err, context.Canceled) {
 				stop()
 			}
@@ -103,28 +108,36 @@ func (s *Store) fetchLayers(ctx context.Context, repo *registry.Repository, r *r
 // fetchLayer brings one layer and its tree into the store, or waits for another
 // pull that was promised the same. waiting is in force until it begins, fetching
 // to the end.
-func (s *Store) fetchLayer(waiting, fetching context.Context, repo *registry.Repository, p promise, of share) error {
+func (s *Store) fetchLayer(waiting, fetching context.Context, repo *registry.Repository, r *resolved, p promise) error {
 	unlock, err := s.lockPromise(waiting, p)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if s.proven(p.Declared) {
+	if s.found(r, p) {
 		return nil
 	}
-	release, err := s.slots.take(waiting, of)
+	release, err := s.slots.take(waiting, share{p.registry, r.target})
 	if err != nil {
 		return err
 	}
 	defer release()
-	if s.proven(p.Declared) { // another registry has kept the same promise meanwhile
-		s.transfer(p).phase.Store(int32(Done))
+	if s.found(r, p) { // another registry has kept the same promise meanwhile
 		return nil
 	}
-	if err := s.ingest(fetching, repo, p); err != nil {
+	if err := s.ingest(fetching, repo, r, p); err != nil {
 		return s.spaceError(err, p.Size)
 	}
 	return nil
+}
+
+// found claims the layer if another pull has brought it.
+func (s *Store) found(r *resolved, p promise) bool {
+	ok := s.claimProven(r, p)
+	if ok {
+		s.transfer(p).phase.Store(int32(Done))
+	}
+	return ok
 }
 
 // writeBlobs stores index, manifest and config. They are claimed already.

@@ -30,6 +30,7 @@ type resolved struct {
 	id     digest.Digest            // of the config
 	blobs  map[digest.Digest][]byte // index, manifest and config as they came
 	order  []digest.Digest          // of blobs, as they came
+	held   []claim                  // what the pull has a right to so far (Store.mu)
 }
 
 func (r *resolved) add(d digest.Digest, data []byte) {
@@ -168,9 +169,6 @@ func (r *resolved) fetchConfig(ctx context.Context, repo *registry.Repository, h
 	r.add(want.Digest, data)
 	return nil
 }
-
-// claim is all that the image needs.
-func (r *resolved) claim() claim { return newClaim(r.config.RootFS.DiffIDs, r.order...) }
 
 // promises are the layers as the registry has them, base layer first and
 // without duplicates.

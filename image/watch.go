@@ -1,6 +1,7 @@
 package image
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -77,16 +78,16 @@ func (w *Watch) Layers() []LayerProgress {
 	return all
 }
 
-// show makes w show the layers of a pull that has joined their flights. A nil w
-// shows nothing.
-func (s *Store) show(w *Watch, promises []promise) {
+// show makes w show the layers of a pull that has joined their flights. Some are
+// missing in the store. A nil w shows nothing.
+func (s *Store) show(w *Watch, promises, missing []promise) {
 	if w == nil {
 		return
 	}
 	all := make([]watched, 0, len(promises))
 	s.mu.Lock()
 	for _, p := range promises {
-		all = append(all, watched{promise: p, had: s.provenLocked(p.Declared), moving: &s.flights[p].moving})
+		all = append(all, watched{promise: p, had: !slices.Contains(missing, p), moving: &s.flights[p].moving})
 	}
 	s.mu.Unlock()
 	w.mu.Lock()

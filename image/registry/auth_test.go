@@ -218,7 +218,7 @@ func TestGuard(t *testing.T) {
 		if test.secret {
 			req.Header.Set("Authorization", "Bearer x")
 		}
-		_, err = g.RoundTrip(req) //nolint:bodyclose // there is none
+		_, err = g.RoundTrip(req)
 		if test.passes != errors.Is(err, reached) || test.passes == errors.Is(err, errForeign) {
 			t.Errorf("%+v: %v", test, err)
 		}
