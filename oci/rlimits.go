@@ -19,8 +19,10 @@ var resources = map[string]int{
 
 // Rlimits are all limits of a container's process, with noFile as that of open
 // files: those that the kernel gives the first process of a machine, but for
-// processes and core files, which are the cgroup's and the node's to bound. A limit
-// above this process's own stays at that, unless this process may raise it.
+// processes and core files, which are the cgroup's and the node's to bound, and for
+// locked memory, of which a node with RDMA gives more by LimitMEMLOCK= of berthd's
+// unit. A limit above this process's own stays at that, unless this process may raise
+// it.
 //
 // A spec names all of them: what it leaves out comes from whoever started berthd.
 func Rlimits(noFile uint64) []specs.POSIXRlimit {
@@ -29,6 +31,11 @@ func Rlimits(noFile uint64) []specs.POSIXRlimit {
 	if threads, err := runner.KernelSetting("kernel/threads-max"); err == nil {
 		queued = threads / 2
 	}
+	locked := uint64(8 << 20)
+	var own unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own) == nil {
+		locked = max(locked, own.Max)
+	}
 	limits := []specs.POSIXRlimit{
 		{Type: "RLIMIT_AS", Soft: unlimited, Hard: unlimited},
 		{Type: "RLIMIT_CORE", Soft: unlimited, Hard: unlimited},
@@ -36,7 +43,7 @@ func Rlimits(noFile uint64) []specs.POSIXRlimit {
 		{Type: "RLIMIT_DATA", Soft: unlimited, Hard: unlimited},
 		{Type: "RLIMIT_FSIZE", Soft: unlimited, Hard: unlimited},
 		{Type: "RLIMIT_LOCKS", Soft: unlimited, Hard: unlimited},
-		{Type: "RLIMIT_MEMLOCK", Soft: 8 << 20, Hard: 8 << 20},
+		{Type: "RLIMIT_MEMLOCK", Soft: locked, Hard: locked},
 		{Type: "RLIMIT_MSGQUEUE", Soft: 819200, Hard: 819200},
 		{Type: "RLIMIT_NICE"},
 		{Type: "RLIMIT_NOFILE", Soft: noFile, Hard: noFile},
