@@ -62,3 +62,7 @@ const (
 	freeMetadata = 512 << 10
 	maxMetadata  = 18 << 20
 )
+
+// freeWindow is the zstd window, in bytes, that each layer may have: what all levels but
+// the last ones ask for.
+const freeWindow = 8 << 20

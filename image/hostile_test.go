@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -161,4 +163,87 @@ func empty(data []byte) []byte {
 	}
 	copy(header[148:156], fmt.Sprintf("%06o\x00 ", sum))
 	return data
+}
+
+// TestEmptyValuesCostNoMemory: what a manifest or config has is counted before it is
+// decoded, and of a config only what is used is kept.
+func TestEmptyValuesCostNoMemory(t *testing.T) {
+	diffID := strings.Repeat("a", 64)
+	config := func(history string) []byte {
+		return []byte(`{"os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:` + diffID + `"]},"history":[` + history + `]}`)
+	}
+	many := func(value string, size int) string {
+		return strings.TrimSuffix(strings.Repeat(value+",", size/(len(value)+1)), ",")
+	}
+	for name, parse := range map[string]func() error{
+		"config": func() error { _, err := parseConfig(config(many("{}", maxConfig))); return err },
+		"manifest": func() error {
+			_, err := parseManifest(ocispec.MediaTypeImageManifest, []byte(`{"schemaVersion":2,"layers":[`+many("{}", 4<<20)+`]}`))
+			return err
+		},
+		"index": func() error {
+			_, err := parseManifest(ocispec.MediaTypeImageIndex, []byte(`{"schemaVersion":2,"manifests":[`+many("{}", 4<<20)+`]}`))
+			return err
+		},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := parse()
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, ErrInvalidImage) {
+			t.Errorf("%s: got %v, want ErrInvalidImage", name, err)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 64<<20 { // the test's own text among it
+			t.Errorf("%s: %d MiB were allocated", name, took>>20)
+		}
+	}
+	c, err := parseConfig(config(many(`{"created_by":"RUN \"a\", [b] {c}"}`, 1<<20)))
+	if err != nil || len(c.History) > 0 || c.OS != "linux" || len(c.RootFS.DiffIDs) != 1 {
+		t.Errorf("of a config with a long history are kept %d entries, OS %q, %d diffIDs: %v", len(c.History), c.OS, len(c.RootFS.DiffIDs), err)
+	}
+}
+
+// TestMetadataIsNotKept: of an entry's header only what is needed outlives it.
+func TestMetadataIsNotKept(t *testing.T) {
+	headers := []tar.Header{}
+	for i := range 60 {
+		headers = append(headers, tar.Header{Typeflag: tar.TypeDir, Name: "d" + strconv.Itoa(i), Mode: 0o755, Format: tar.FormatPAX,
+			PAXRecords: map[string]string{"comment": strings.Repeat("x", 1000<<10)}})
+	}
+	f, s := newFake(t), newStore(t)
+	f.image("a", "v1", spec{layers: [][]byte{headersOnly(headers...)}})
+	var before runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	most := watchHeap(t)
+	pull(t, s, f.host()+"/a:v1")
+	if grown := int64(most()) - int64(before.HeapAlloc); grown > 40<<20 {
+		t.Errorf("the pull of 60 MiB of comments took %d MiB of heap", grown>>20)
+	}
+}
+
+// watchHeap returns a function that ends the watch and says how large the live heap was
+// at most.
+func watchHeap(t *testing.T) func() uint64 {
+	t.Helper()
+	stop, most := make(chan struct{}), make(chan uint64)
+	go func() {
+		var peak uint64
+		for {
+			select {
+			case <-stop:
+				most <- peak
+				return
+			default:
+			}
+			runtime.GC()
+			var now runtime.MemStats
+			runtime.ReadMemStats(&now)
+			peak = max(peak, now.HeapAlloc)
+		}
+	}()
+	return func() uint64 {
+		close(stop)
+		return <-most
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -111,8 +112,10 @@ func (s *Store) reveal(d digest.Digest, tree, made string) error {
 func (s *Store) download(ctx context.Context, f *os.File, repo *registry.Repository, d layer.Declared, t *transfer) (int64, error) {
 	blob := repo.Blob(ctx, d.Digest, d.Size)
 	defer blob.Close()
-	size, err := layer.Inflate(ctx, &guarded{store: s, file: f}, &counted{blob, t}, d)
-	if errors.Is(err, layer.ErrMismatch) || errors.Is(err, layer.ErrTooLarge) {
+	window := s.windows.share(ctx, freeWindow, math.MaxInt)
+	defer window.release()
+	size, err := layer.Inflate(ctx, &guarded{store: s, file: f}, &counted{blob, t}, d, layer.Windows{Most: s.MaxWindow, Use: window.use})
+	if errors.Is(err, layer.ErrMismatch) || errors.Is(err, layer.ErrTooLarge) || errors.Is(err, layer.ErrWindow) {
 		err = fmt.Errorf("%w: %w", ErrInvalidImage, err)
 	}
 	return size, err

@@ -56,6 +56,9 @@ func (m *manifest) isIndex() bool {
 // container image. mediaType is what the registry calls it, or else what led to it.
 // Its errors are ErrInvalidImage.
 func parseManifest(mediaType string, data []byte) (*manifest, error) {
+	if err := fewValues(data); err != nil {
+		return nil, fmt.Errorf("%w: manifest: %w", ErrInvalidImage, err)
+	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {
 		return nil, fmt.Errorf("%w: manifest: %w", ErrInvalidImage, err)
@@ -208,10 +211,43 @@ func isImage(configType, artifactType string) bool {
 	return false
 }
 
-// parseConfig reads an image config. The diffIDs are valid.
+// maxValues is how many values a manifest or a config may have: an empty one of two
+// bytes takes a hundred times as much in memory. Real ones have some thousands.
+const maxValues = 1 << 16
+
+// fewValues counts before anything is decoded: each value but the first of its array or
+// object comes after a comma, and that one after a bracket.
+func fewValues(data []byte) error {
+	values, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && (c == ',' || c == '{' || c == '['):
+			values++
+		}
+	}
+	if values > maxValues {
+		return fmt.Errorf("%d values, at most %d are allowed", values, maxValues)
+	}
+	return nil
+}
+
+// parseConfig reads what is used of an image config. The diffIDs are valid.
 func parseConfig(data []byte) (ocispec.Image, error) {
-	var c ocispec.Image
-	if err := json.Unmarshal(data, &c); err != nil {
+	if err := fewValues(data); err != nil {
+		return ocispec.Image{}, fmt.Errorf("%w: config: %w", ErrInvalidImage, err)
+	}
+	var known struct { // without the history, which nobody asks for
+		ocispec.Platform
+		Config ocispec.ImageConfig `json:"config"`
+		RootFS ocispec.RootFS      `json:"rootfs"`
+	}
+	err := json.Unmarshal(data, &known)
+	c := ocispec.Image{Platform: known.Platform, Config: known.Config, RootFS: known.RootFS}
+	if err != nil {
 		return c, fmt.Errorf("%w: config: %w", ErrInvalidImage, err)
 	}
 	if c.RootFS.Type != "layers" {

@@ -31,6 +31,7 @@ type Registries struct {
 type Store struct {
 	Dir        string            // absolute; /var/lib/berth
 	Registries Registries        // after Open, SetRegistries changes them
+	MaxWindow  int64             // bytes that a zstd frame may ask for; 0: layer.DefaultMaxWindow
 	Platform   *ocispec.Platform // whose images are pulled; nil: this machine's
 
 	boot    string       // boot id

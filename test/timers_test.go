@@ -18,6 +18,7 @@ import (
 // something has happened meanwhile.
 var timers = map[string]string{
 	"cmd/berthd/lock.go lock":              "pauses between two tries to take a lock that outlives a dead daemon by a moment",
+	"cmd/berthd/memory.go returnMemory":    "pauses between two rounds of giving memory back",
 	"image/open.go takeLock":               "pauses between two tries to take a lock that outlives a dead daemon by a moment",
 	"cri/portforward.go awaitSent":         "bounds how long a pod that has answered may take to read the rest",
 	"cri/pull.go show":                     "pauses between two reports of a pull's progress",

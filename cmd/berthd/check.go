@@ -64,6 +64,8 @@ func check(c config, file string, lines map[string]int) error {
 	k.between("image.pull_timeout", c.Image.PullTimeout, time.Second, time.Hour)
 	rate := c.Image.PullMinRate
 	k.that(rate >= 1 && rate <= maxMinRate, "image.pull_min_rate", "%d is not within 1 to %d", rate, maxMinRate)
+	window := c.Image.ZstdWindow
+	k.that(window >= minWindow && window <= maxWindow, "image.zstd_window", "%d is not within %d to %d", window, minWindow, maxWindow)
 
 	nofile := c.Container.Nofile
 	k.that(nofile >= 64 && nofile <= maxNofile, "container.nofile", "%d is not within 64 to %d", nofile, maxNofile)
@@ -163,3 +165,9 @@ func keyOf(p *unstable.Parser, node *unstable.Node) (name []string, line int) {
 }
 
 func dotted[S ~[]string](key S) string { return strings.Join(key, ".") }
+
+// Bounds of image.zstd_window: what the zstd tool uses by default, and what it reads.
+const (
+	minWindow = 1 << 20
+	maxWindow = 128 << 20
+)

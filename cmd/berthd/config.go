@@ -62,6 +62,7 @@ type imageConfig struct {
 	PlainHTTP   []string `toml:"plain_http" json:"plain_http"`
 	PullTimeout duration `toml:"pull_timeout" json:"pull_timeout"`
 	PullMinRate int64    `toml:"pull_min_rate" json:"pull_min_rate"`
+	ZstdWindow  int64    `toml:"zstd_window" json:"zstd_window"`
 }
 
 type containerConfig struct {

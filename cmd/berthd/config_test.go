@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 
 			UnprivilegedPorts: true, UnprivilegedPing: true,
 		},
-		Image:     imageConfig{PlainHTTP: []string{}, PullTimeout: duration(time.Minute), PullMinRate: 10 << 10},
+		Image:     imageConfig{PlainHTTP: []string{}, PullTimeout: duration(time.Minute), PullMinRate: 10 << 10, ZstdWindow: 32 << 20},
 		Container: containerConfig{Nofile: 1 << 20},
 		Streaming: streamingConfig{Address: "127.0.0.1:0"},
 	}
@@ -104,6 +104,7 @@ bin_dirs = ["/opt/cni/bin"]
 plain_http = ["registry.local", "10.0.0.1:5000", "[::1]:5000"]
 pull_timeout = "1h"
 pull_min_rate = 1
+zstd_window = 8388608
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -117,6 +118,7 @@ pull_min_rate = 1
 	want.Image.PlainHTTP = []string{"registry.local", "10.0.0.1:5000", "[::1]:5000"}
 	want.Image.PullTimeout = duration(time.Hour)
 	want.Image.PullMinRate = 1
+	want.Image.ZstdWindow = 8 << 20
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%+v, want\n%+v", got, want)
 	}
@@ -136,6 +138,7 @@ func TestWrongFiles(t *testing.T) {
 		{"no duration", "[image]\npull_timeout = '1 minute'", `f.toml:2: image.pull_timeout: toml: "1 minute" is no duration`},
 		{"negative duration", "[image]\npull_timeout = '-1s'", "f.toml:2: image.pull_timeout: -1s is not within 1s to 1h0m0s"},
 		{"no rate", "[image]\npull_min_rate = 0", "f.toml:2: image.pull_min_rate: 0 is not within 1 to 104857600"},
+		{"window of a giant", "[image]\nzstd_window = 268435456", "f.toml:2: image.zstd_window: 268435456 is not within 1048576 to 134217728"},
 		{"rate of no network", "[image]\npull_min_rate = 1000000000", "f.toml:2: image.pull_min_rate: 1000000000 is not within"},
 		{"endless duration", "[runtime]\n\ntimeout = '2h'", "f.toml:3: runtime.timeout: 2h0m0s is not within"},
 		{"negative number", "[container]\nnofile = -1", "f.toml:2: container.nofile: "},

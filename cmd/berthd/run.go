@@ -34,7 +34,7 @@ func run(ctx context.Context, c config, path string) (err error) {
 	}
 	defer listener.Close()
 
-	images := &image.Store{Dir: c.DataDir, Registries: c.registries()}
+	images := &image.Store{Dir: c.DataDir, Registries: c.registries(), MaxWindow: c.Image.ZstdWindow}
 	if err := images.Open(ctx); err != nil {
 		return err
 	}
@@ -75,6 +75,7 @@ func run(ctx context.Context, c config, path string) (err error) {
 		runtimes: runtimes.shown, limits: shownLimits{Nofile: pods.OpenFiles()},
 	}
 	defer settings.follow(ctx)()
+	defer returnMemory(ctx)()
 
 	server := &cri.Server{Pods: pods, Images: images, Network: network, Runtime: runtimes, Info: settings.info, Streams: streams}
 	klog.InfoS("Serving CRI", "version", admin.Version, "socket", c.Socket, "runDir", c.RunDir, "dataDir", c.DataDir)

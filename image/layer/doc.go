@@ -4,5 +4,6 @@
 // and inflates them; the other hashes and writes the tar. Nothing but the tar
 // is stored, and nothing is to be trusted before Inflate has returned nil.
 //
-// Read in this order: inflate.go (the source), sink.go (the tar).
+// Read in this order: inflate.go (the source), window.go (what zstd may take), sink.go
+// (the tar).
 package layer

@@ -37,25 +37,21 @@ const (
 	maxInflation  = 256 << 30
 )
 
-// maxWindow is the most memory that a zstd frame may ask for; the zstd tool
-// itself refuses more than this.
-const maxWindow = 128 << 20
-
 // Inflate reads the whole layer from src and writes its tar to dst. It returns
 // the tar's size. How src is compressed (gzip, zstd, not at all) is told by its
 // first bytes, since media types are often wrong there and DiffID proves the
-// outcome. Errors: ErrMismatch, ErrTooLarge, src's and dst's own, ctx's.
-func Inflate(ctx context.Context, dst io.Writer, src io.Reader, d Declared) (int64, error) {
+// outcome. Errors: ErrMismatch, ErrTooLarge, ErrWindow, src's, dst's and w's own, ctx's.
+func Inflate(ctx context.Context, dst io.Writer, src io.Reader, d Declared, w Windows) (int64, error) {
 	in := &source{ctx: ctx, r: io.LimitReader(src, d.Size+1), hash: sha256.New()}
 	out := newSink(dst)
-	err := inflate(out, in, maxTar(d.Size))
+	err := inflate(out, in, maxTar(d.Size), w)
 	size, werr := out.close()
 	switch {
 	case werr != nil:
 		return 0, werr
 	case in.err != nil:
 		return 0, in.err
-	case errors.Is(err, ErrTooLarge):
+	case errors.Is(err, ErrTooLarge), errors.Is(err, ErrWindow):
 		return 0, err
 	}
 	if serr := in.finish(d); serr != nil {
@@ -78,8 +74,8 @@ func maxTar(compressed int64) int64 {
 }
 
 // inflate moves the tar from in to out, at most limit bytes of it.
-func inflate(out *sink, in *source, limit int64) error {
-	r, done, err := decompressor(in)
+func inflate(out *sink, in *source, limit int64, w Windows) error {
+	r, done, err := decompressor(in, w)
 	if err != nil {
 		return err
 	}
@@ -124,7 +120,7 @@ var (
 
 // decompressor picks the format. Several gzip members or zstd frames in a row
 // are one stream; anything else after the first is an error.
-func decompressor(in io.Reader) (_ *tarReader, done func(), _ error) {
+func decompressor(in io.Reader, w Windows) (_ *tarReader, done func(), _ error) {
 	buffered := bufio.NewReaderSize(in, 128<<10)
 	magic, _ := buffered.Peek(4)
 	switch {
@@ -135,7 +131,7 @@ func decompressor(in io.Reader) (_ *tarReader, done func(), _ error) {
 		}
 		return &tarReader{Reader: z}, func() { z.Close() }, nil
 	case bytes.HasPrefix(magic, zstdMagic), isSkippable(magic):
-		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		z, err := zstd.NewReader(&frames{in: buffered, windows: w}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(w.most())))
 		if err != nil {
 			return nil, nil, err
 		}

@@ -81,7 +81,7 @@ func TestInflate(t *testing.T) {
 				"dataErr": iotest.DataErrReader(bytes.NewReader(compressed)),
 			} {
 				var out bytes.Buffer
-				n, err := Inflate(context.Background(), &out, reader, declare(compressed, tar))
+				n, err := Inflate(context.Background(), &out, reader, declare(compressed, tar), Windows{})
 				if err != nil || n != int64(size) || !bytes.Equal(out.Bytes(), tar) {
 					t.Errorf("%s, %d bytes, %s: %d bytes, %v", name, size, how, n, err)
 				}
@@ -116,7 +116,7 @@ func TestInflateRefuses(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := Inflate(context.Background(), io.Discard, bytes.NewReader(test.sent), test.declared)
+			_, err := Inflate(context.Background(), io.Discard, bytes.NewReader(test.sent), test.declared, Windows{})
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -150,7 +150,7 @@ func TestBomb(t *testing.T) {
 		t.Fatalf("the bomb of %d bytes is too small for its limit of %d", inside, limit)
 	}
 	var written counter
-	_, err = Inflate(context.Background(), &written, &bomb, Declared{Size: int64(bomb.Len())})
+	_, err = Inflate(context.Background(), &written, &bomb, Declared{Size: int64(bomb.Len())}, Windows{})
 	if !errors.Is(err, ErrTooLarge) {
 		t.Errorf("got %v, want ErrTooLarge", err)
 	}
@@ -170,15 +170,15 @@ func TestErrorsOfBothEnds(t *testing.T) {
 	sent := gzipped(t, tar)
 	boom := errors.New("boom")
 	broken := io.MultiReader(bytes.NewReader(sent[:len(sent)/2]), iotest.ErrReader(boom))
-	if _, err := Inflate(context.Background(), io.Discard, broken, declare(sent, tar)); !errors.Is(err, boom) {
+	if _, err := Inflate(context.Background(), io.Discard, broken, declare(sent, tar), Windows{}); !errors.Is(err, boom) {
 		t.Errorf("source: got %v", err)
 	}
-	if _, err := Inflate(context.Background(), &fullAfter{2 * chunk, boom}, bytes.NewReader(sent), declare(sent, tar)); !errors.Is(err, boom) {
+	if _, err := Inflate(context.Background(), &fullAfter{2 * chunk, boom}, bytes.NewReader(sent), declare(sent, tar), Windows{}); !errors.Is(err, boom) {
 		t.Errorf("destination: got %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Inflate(ctx, io.Discard, bytes.NewReader(sent), declare(sent, tar)); !errors.Is(err, context.Canceled) {
+	if _, err := Inflate(ctx, io.Discard, bytes.NewReader(sent), declare(sent, tar), Windows{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("context: got %v", err)
 	}
 }
@@ -204,7 +204,7 @@ func FuzzInflate(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		var out bytes.Buffer
-		_, err := Inflate(context.Background(), &out, bytes.NewReader(sent), declare(sent, tar))
+		_, err := Inflate(context.Background(), &out, bytes.NewReader(sent), declare(sent, tar), Windows{})
 		if err == nil && !bytes.Equal(out.Bytes(), tar) {
 			t.Fatalf("accepted %d bytes that are not the tar", out.Len())
 		}

@@ -1,0 +1,22 @@
+package main
+
+import "testing"
+
+// What a burst took goes back to the system, and an idle daemon does not collect.
+func TestMemoryGoesBack(t *testing.T) {
+	var m memory
+	m.round()
+	before := m.kept
+	flood := make([][]byte, 200)
+	for i := range flood {
+		flood[i] = make([]byte, 1<<20)
+	}
+	if grown := held() - before; grown < 150<<20 {
+		t.Fatalf("the burst took %d MiB only", grown>>20)
+	}
+	clear(flood)
+	m.round()
+	if m.kept > before+memoryStep {
+		t.Errorf("%d MiB stay of a burst", (m.kept-before)>>20)
+	}
+}
