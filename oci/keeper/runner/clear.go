@@ -52,15 +52,21 @@ func end(ctx context.Context, path string) error {
 	return cgroup.Remove(path)
 }
 
-// attach moves a detached mount to target, a directory that is made; nil if
-// something is mounted there already. The root of a user namespace has to go
+// attach moves a detached mount to target, a directory that is made; nil if it is
+// there already. Another mount there is that of a try which a dead berthd has asked
+// for: its layers are in use by this one now. The root of a user namespace has to go
 // through what is made.
 func attach(mount *os.File, target string) error {
+	if mounted(target) {
+		if mountID(int(mount.Fd()), "", unix.AT_EMPTY_PATH) == mountID(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW) {
+			return nil
+		}
+		if err := detach(target); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(target, 0o711); err != nil {
 		return err
-	}
-	if mounted(target) {
-		return nil
 	}
 	if err := unix.MoveMount(int(mount.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attach filesystem at %s: %w", target, err)
@@ -104,6 +110,15 @@ func detachAll(dir string) error {
 		}
 	}
 	return detach(dir)
+}
+
+// mountID tells mounts apart; 0 if there is none.
+func mountID(dir int, path string, flags int) uint64 {
+	var st unix.Statx_t
+	if err := unix.Statx(dir, path, flags, unix.STATX_MNT_ID, &st); err != nil {
+		return 0
+	}
+	return st.Mnt_id
 }
 
 // mounted reports that target is the root of a mount.
