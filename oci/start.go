@@ -20,9 +20,6 @@ import (
 // process is in the record of the keeper before its runtime begins, so that no
 // crash loses it. A container that was started returns the same pid.
 //
-// A process that the keeper does not know, because it and berthd both died, is
-// left for Wait to adopt.
-//
 // A start that a death of ours has cut is finished: a program that has begun is
 // adopted, one that has not is begun. ErrExitUnknown where that cannot be told.
 //
@@ -31,14 +28,13 @@ import (
 func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	if st, err := r.Keeper.State(s.ID); err == nil && st.Pid != 0 {
 		return st.Pid, nil
-	} else if pid := keeper.ReadPid(s.Dir); pid != 0 && errors.Is(err, keeper.ErrUnknown) {
-		return pid, nil
 	}
 	if err := r.checkMapped(s.Spec); err != nil {
 		return 0, err
 	}
 	// Here, nobody knows what came of an earlier start: its runtime may still be
-	// at work.
+	// at work, even if there is a pid file. crun writes that before the program
+	// begins.
 	again, err := r.writeSpec(s)
 	if err != nil {
 		return 0, err
