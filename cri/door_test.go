@@ -43,14 +43,15 @@ func wantEnd(t *testing.T, what string, c net.Conn) {
 	}
 }
 
-// serveStreams serves a Streaming until the test ends.
-func serveStreams(t *testing.T) *Streaming {
+// serveStreams serves a Streaming, with this patience for requests, until the test
+// ends.
+func serveStreams(t *testing.T, patience time.Duration) *Streaming {
 	t.Helper()
 	s, err := ListenStreams(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.patience = 50 * time.Millisecond
+	s.patience = patience
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	served := make(chan error, 1)
 	go func() { served <- s.serve(ctx) }()
@@ -65,7 +66,7 @@ func serveStreams(t *testing.T) *Streaming {
 
 // Connections that have shown no token do not stay, whatever they send or do not.
 func TestClientsWithoutTokenAreNotWaitedFor(t *testing.T) {
-	s := serveStreams(t)
+	s := serveStreams(t, 50*time.Millisecond)
 	for what, text := range map[string]string{
 		"one that sends nothing":       "",
 		"one that sends half a header": "POST /exec/x HTTP/1.1\r\nHost: lo",
@@ -79,7 +80,7 @@ func TestClientsWithoutTokenAreNotWaitedFor(t *testing.T) {
 // A session may be idle for much longer than a request: a shell that waits for its
 // user, say.
 func TestIdleSessionsStay(t *testing.T) {
-	s := serveStreams(t)
+	s := serveStreams(t, 50*time.Millisecond)
 	forEachProtocol(t, func(t *testing.T, protocol string) {
 		url, err := s.url("exec", &runtimeapi.ExecRequest{}, func(c *session) {
 			r, err := c.open(&runtimeapi.ExecRequest{Stdin: true, Stdout: true})
@@ -111,8 +112,7 @@ func TestIdleSessionsStay(t *testing.T) {
 // Guards against a crowd of clients that hold the descriptors of the daemon, or
 // keep others out: the oldest go.
 func TestCrowdWithoutTokens(t *testing.T) {
-	s := serveStreams(t)
-	s.patience = time.Minute
+	s := serveStreams(t, time.Minute)
 	var crowd []net.Conn
 	for range 3 * maxWaiting {
 		crowd = append(crowd, connect(t, s, ""))
@@ -133,7 +133,7 @@ func TestCrowdWithoutTokens(t *testing.T) {
 // Other users of the machine have nothing to ask for: they get no answer.
 func TestOtherUsersAreRefused(t *testing.T) {
 	leak.NeedRoot(t)
-	s := serveStreams(t)
+	s := serveStreams(t, 50*time.Millisecond)
 	port := s.Address().Port()
 	ask := func(uid uint32) string {
 		cmd := exec.Command("bash", "-c", fmt.Sprintf(`exec 3<>/dev/tcp/127.0.0.1/%d; printf 'GET / HTTP/1.0\r\n\r\n' >&3; cat <&3`, port))
@@ -177,7 +177,7 @@ func nft(t *testing.T, rules string) (undo func()) {
 // No URL is given that would lead the client, with its token, elsewhere; and a port
 // that leads elsewhere is not chosen.
 func TestRedirectedPortIsNotOffered(t *testing.T) {
-	s := serveStreams(t)
+	s := serveStreams(t, 50*time.Millisecond)
 	thief, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -202,7 +202,7 @@ func TestRedirectedPortIsNotOffered(t *testing.T) {
 
 // A client that was redirected to get here has not proved where it comes from.
 func TestRedirectedClientIsRefused(t *testing.T) {
-	s := serveStreams(t)
+	s := serveStreams(t, 50*time.Millisecond)
 	url, err := s.url("exec", &runtimeapi.ExecRequest{}, func(c *session) { io.WriteString(c.w, "served") })
 	if err != nil {
 		t.Fatal(err)
