@@ -37,6 +37,8 @@ var timers = map[string]string{
 	"oci/keeper/runner.go restartRunner":   "pauses before a runner that dies again and again is started anew",
 	"oci/keeper/runner/command.go runtime": "bounds an OCI runtime",
 	"oci/keeper/runner/cut.go ask":         "bounds an OCI runtime",
+	"oci/keeper/runner/output.go drain":    "bounds the wait for a FIFO that somebody elsewhere has locked",
+	"oci/keeper/runner/read.go newReader":  "bounds how long one stream may hold up all others",
 	"sandbox/background.go pause":          "pauses between two tries, and between two rounds of the background",
 	"sandbox/flight.go wait":               "bounds how long a container may take to stop",
 }

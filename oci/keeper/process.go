@@ -38,7 +38,7 @@ func (p *process) file(name string) *os.File {
 func (p *process) hold(name string, f *os.File) {
 	for i, h := range p.files {
 		if h.name == name {
-			h.file.Close()
+			CloseApart(h.file)
 			p.files = append(p.files[:i], p.files[i+1:]...)
 			break
 		}
@@ -69,7 +69,7 @@ func (p *process) get() (State, []*os.File, error) {
 // close lets go of all files.
 func (p *process) close() {
 	for _, h := range p.files {
-		h.file.Close()
+		CloseApart(h.file)
 	}
 	p.files = nil
 }

@@ -164,7 +164,7 @@ func (c *Client) Put(ctx context.Context, id, name string, f *os.File) error {
 	kept, err := dup(f)
 	if err == nil {
 		if old := t.files[name]; old != nil {
-			old.Close()
+			CloseApart(old)
 		}
 		t.files[name] = kept
 	}
@@ -195,7 +195,7 @@ func (c *Client) File(id, name string) (*os.File, error) {
 func (c *Client) CloseFile(ctx context.Context, id, name string) error {
 	c.mu.Lock()
 	if t := c.processes[id]; t != nil && t.files[name] != nil {
-		t.files[name].Close()
+		CloseApart(t.files[name])
 		delete(t.files, name)
 	}
 	c.mu.Unlock()
@@ -341,7 +341,7 @@ func (t *tracked) update(s State) {
 
 func (t *tracked) closeFiles() {
 	for _, f := range t.files {
-		f.Close()
+		CloseApart(f)
 	}
 	t.files = nil
 }

@@ -159,18 +159,33 @@ func takeMessages(names []string, files []*os.File) string {
 		if name != keeper.FileStdout && name != keeper.FileStderr {
 			continue
 		}
-		st, err := openStream(name, files[i])
-		if err != nil {
-			continue // the next start tries again
+		b := readHeld(files[i])
+		if name == keeper.FileStderr {
+			said = b
 		}
-		b := make([]byte, st.available())
-		n, err := st.read(b)
-		if err == nil && name == keeper.FileStderr {
-			said = b[max(0, n-stderrKept):n]
-		}
-		unix.Close(st.fd)
 	}
 	return string(bytes.TrimSpace(said))
+}
+
+// readHeld empties a FIFO and returns the end of what it held.
+func readHeld(f *os.File) []byte {
+	st := newStream(nil, stderrName, f, false)
+	if st.open() != nil {
+		return nil // the next start tries again
+	}
+	defer unix.Close(st.fd)
+	var said []byte
+	b := make([]byte, chunkSize)
+	for left := st.available(); left > 0; {
+		n, err := st.read(b)
+		if n == 0 || err != nil {
+			break
+		}
+		left -= n
+		said = append(said, b[:n]...)
+		said = said[max(0, len(said)-stderrKept):]
+	}
+	return said
 }
 
 // stdio opens what the process starts with: FIFOs anew, since an open file

@@ -1,11 +1,11 @@
 package runner
 
 import (
-	"errors"
 	"fmt"
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,13 +16,16 @@ import (
 
 // output reads the standard output and error of all processes and writes their
 // logs: one goroutine, one epoll, one chunk at a time. A process is never held
-// up by who reads its log, only by the log's own disk.
+// up by who reads its log, only by the log's own disk, and never by another: see
+// read.go for a container that holds up who reads its FIFO.
 type output struct {
 	logger  *log.Logger
 	journal *journal
 	epoll   int
 
-	mu      sync.Mutex        // held for one chunk at a time
+	mu      sync.Mutex        // held while one chunk is written, never while one is read
+	changed sync.Cond         // with mu: a stream is not busy any more, a slot is free
+	free    []*slot           // of the journal
 	lines   []byte            // the chunk as log lines
 	sinks   map[string]*sink  // by process ID
 	streams map[int32]*stream // by descriptor, those in epoll
@@ -47,30 +50,26 @@ func newOutput(j *journal, logger *log.Logger) (*output, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make epoll: %w", err)
 	}
-	return &output{
-		logger: logger, journal: j, epoll: epoll,
+	o := &output{
+		logger: logger, journal: j, epoll: epoll, free: slices.Clone(j.slots[:]),
 		sinks: make(map[string]*sink), streams: make(map[int32]*stream), clients: make(map[int32]*client),
-	}, nil
+	}
+	o.changed.L = &o.mu
+	return o, nil
 }
 
 // add takes over the named files of a process: its output and its log. Reading
 // begins with resume: what a runtime that fails writes to the FIFOs is not the
 // container's.
-func (o *output) add(id string, names []string, files []*os.File) error {
+func (o *output) add(id string, names []string, files []*os.File) {
 	s := &sink{id: id}
-	var errs []error
 	for i, name := range names {
 		f := files[i]
 		switch name {
-		case keeper.FileStdout, keeper.FileStderr, keeper.FileTTY:
-			st, err := openStream(name, f)
-			if err != nil {
-				errs = append(errs, err)
-				f.Close()
-				continue
-			}
-			st.sink = s
-			s.streams = append(s.streams, st)
+		case keeper.FileStdout, keeper.FileTTY:
+			s.streams = append(s.streams, newStream(s, stdoutName, f, name == keeper.FileTTY))
+		case keeper.FileStderr:
+			s.streams = append(s.streams, newStream(s, stderrName, f, false))
 		case keeper.FileLog:
 			s.setLog(f)
 		default:
@@ -79,15 +78,10 @@ func (o *output) add(id string, names []string, files []*os.File) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(errs) > 0 {
-		o.forget(s)
-		return fmt.Errorf("take up the output of %s: %w", id, errors.Join(errs...))
-	}
 	if old := o.sinks[id]; old != nil {
 		o.forget(old)
 	}
 	o.sinks[id] = s
-	return nil
 }
 
 func (s *sink) setLog(f *os.File) {
@@ -111,61 +105,57 @@ func (o *output) has(id string) bool {
 }
 
 // resume starts reading a process's output.
-func (o *output) resume(id string) error {
+func (o *output) resume(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := o.sinks[id]
 	if s == nil {
-		return nil
+		return
 	}
 	for _, st := range s.streams {
-		o.streams[int32(st.fd)] = st
-		if err := o.watch(unix.EPOLL_CTL_ADD, st, false); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("watch %s of %s: %w", st.name, id, err)
+		if st.tty {
+			o.watch(st, false)
+		} else if !st.busy {
+			st.busy = true
+			go o.begin(st)
 		}
 	}
-	return nil
 }
 
-// watch makes epoll tell when st can be read, or, with edge, when that changes.
-func (o *output) watch(op int, st *stream, edge bool) error {
-	st.edge = edge
-	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(st.fd)}
-	if edge {
-		event.Events |= unix.EPOLLET
-	}
-	return unix.EpollCtl(o.epoll, op, st.fd, &event)
-}
+// drainTimeout bounds the wait for a FIFO that somebody outside the container has
+// locked: the container's own processes are dead by then.
+const drainTimeout = 2 * time.Second
 
-// drain writes to the log what the process's streams hold now, and reads no more
+// drain writes to the log what the process's FIFOs hold now, and reads no more
 // of them. A process elsewhere may hold them open for ever, and may go on
 // writing: what comes later is not waited for. The process stays known.
-//
-// A FIFO may hold gigabytes, if a privileged process has made it so large: others
-// have their turn after each chunk.
 func (o *output) drain(id string) *sink {
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	s := o.sinks[id]
+	o.mu.Unlock()
 	if s == nil {
 		return nil
 	}
+	timeout := time.NewTimer(drainTimeout)
+	defer timeout.Stop()
+	emptied := make(chan struct{}, len(s.streams))
 	for _, st := range s.streams {
-		o.pause(st)
-		for left := st.holds(); left > 0; {
-			n := o.move(st, left)
-			if n == 0 {
-				break
-			}
-			left -= n
-			o.mu.Unlock()
-			o.mu.Lock()
-			if o.sinks[id] != s { // dropped meanwhile
-				return nil
-			}
+		go func() {
+			o.empty(st)
+			emptied <- struct{}{}
+		}()
+	}
+	for range s.streams {
+		select {
+		case <-emptied:
+		case <-timeout.C:
+			o.logger.Printf("process %s has ended: a FIFO of its output cannot be read: what it holds is lost", s.id)
+			timeout.Reset(0)
 		}
 		keeper.At("exit draining")
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	s.ended = true
 	o.detachAll(s, PacketEnd)
 	return s
@@ -189,11 +179,13 @@ func (o *output) drop(id string) {
 	}
 }
 
-// forget closes s's files.
+// forget closes s's files. Whoever reads from one closes it afterwards.
 func (o *output) forget(s *sink) {
+	s.ended = true
 	for _, st := range s.streams {
 		o.pause(st)
-		st.close()
+		st.closing = true
+		st.closeIdle()
 	}
 	o.detachAll(s, PacketEnd)
 	if s.log != nil {
@@ -205,7 +197,8 @@ func (o *output) forget(s *sink) {
 }
 
 // pause stops reading st. Closing it would not: that takes a descriptor out of
-// epoll only when no duplicate of it is left anywhere, and the keeper has one.
+// epoll only when no duplicate of it is left anywhere, and the keeper has one of a
+// terminal's.
 func (o *output) pause(st *stream) {
 	if o.streams[int32(st.fd)] == st {
 		delete(o.streams, int32(st.fd))
@@ -225,9 +218,12 @@ func (o *output) reopen(id string, f *os.File) {
 	f.Close()
 }
 
-// finish writes the chunk that a predecessor left in the journal.
+// finish writes the chunks that a predecessor left in the journal.
 func (o *output) finish() {
-	if c, ok := o.journal.left(); ok && c.ino != 0 {
+	for _, c := range o.journal.left() {
+		if c.ino == 0 {
+			continue
+		}
 		if err := o.finishChunk(c); err != nil {
 			o.logger.Printf("finish a chunk of %d bytes: %v", len(c.bytes), err)
 		}
@@ -244,6 +240,9 @@ func (o *output) finishChunk(c leftChunk) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
+	}
+	if c.size < 0 {
+		c.size = st.Size()
 	}
 	if st.Size() > c.size {
 		// Part of the chunk is there, in lines with another time.
@@ -279,72 +278,6 @@ func openInode(dir string, dev, ino uint64) (*os.File, error) {
 		f.Close()
 	}
 	return nil, fmt.Errorf("log with inode %d in %s: %w", ino, dir, os.ErrNotExist)
-}
-
-// loop reads for the runner's life.
-func (o *output) loop() {
-	events := make([]unix.EpollEvent, 64)
-	for {
-		if _, err := o.turn(events, -1); err != nil {
-			o.logger.Fatalf("wait for output: %v", err) // the next runner starts anew
-		}
-	}
-}
-
-// turn waits until something can be done, at most timeout milliseconds unless that is
-// negative, and does a bounded part of each. It returns how much there was to do.
-func (o *output) turn(events []unix.EpollEvent, timeout int) (int, error) {
-	n, err := unix.EpollWait(o.epoll, events, timeout)
-	if err != nil && !errors.Is(err, unix.EINTR) {
-		return 0, err
-	}
-	for _, e := range events[:max(n, 0)] {
-		o.mu.Lock()
-		if st := o.streams[e.Fd]; st != nil {
-			o.serveStream(st, e.Events)
-		} else if c := o.clients[e.Fd]; c != nil {
-			o.serve(c)
-		}
-		o.mu.Unlock()
-	}
-	return max(n, 0), nil
-}
-
-// serveStream takes one chunk from a stream. A terminal that was hung up (vhangup(2))
-// is ready for ever, without a byte, until a process opens it again: epoll is asked for
-// changes alone then.
-func (o *output) serveStream(st *stream, events uint32) {
-	moved := o.move(st, chunkSize)
-	edge := moved == 0 && events&(unix.EPOLLHUP|unix.EPOLLERR) != 0
-	if edge == st.edge {
-		return
-	}
-	if err := o.watch(unix.EPOLL_CTL_MOD, st, edge); err != nil {
-		o.logger.Printf("watch %s of %s: %v", st.name, st.sink.id, err)
-	}
-}
-
-// move takes at most limit bytes from a stream to its log and returns how many.
-func (o *output) move(st *stream, limit int) int {
-	want := min(st.available(), limit, chunkSize)
-	if want == 0 {
-		return 0
-	}
-	s := st.sink
-	keeper.At("chunk seen")
-	buf := o.journal.expect(st, want)
-	n, err := st.read(buf)
-	if err != nil {
-		o.logger.Printf("read %s of %s: %v", st.name, s.id, err)
-	}
-	o.journal.have(n)
-	if n > 0 {
-		o.write(s, st.name, buf[:n])
-		keeper.At("chunk written")
-		o.journal.done()
-		o.hand(s, st.name, buf[:n])
-	}
-	return n
 }
 
 // linesKept bounds the memory that lines keeps between chunks: a chunk of

@@ -255,10 +255,9 @@ func (r *runner) takeUp(id string) (keeper.State, error) {
 		wire.CloseAll(files)
 		return s, nil
 	}
-	if err := r.out.add(id, s.Files, files); err != nil {
-		return s, err
-	}
-	return s, r.out.resume(id)
+	r.out.add(id, s.Files, files)
+	r.out.resume(id)
+	return s, nil
 }
 
 // settleLeft waits for a runtime command that a predecessor left under way.

@@ -18,47 +18,64 @@ const (
 
 // stream is one of a process's: a FIFO, or a terminal. The process may do anything
 // with its own end: take back what it has written, change the flags of the open file
-// that it was given, hang up. No read here waits, whatever it does.
+// that it was given, hang up, lock the FIFO (read.go). All but the first four are guarded by output.mu;
+// fd is also its reader's while busy.
 type stream struct {
 	sink *sink
-	name string // stdoutName or stderrName
-	fd   int    // non-blocking
-	tty  bool   // fd is a pty master
+	name string   // stdoutName or stderrName
+	file *os.File // the pty master, or the FIFO as the keeper holds it: read-write, so that it has no end
+	tty  bool
 
-	// held is the file as the keeper has it. Of a FIFO it is not read: the process has
-	// the same open file and so its flags. It is a writer, without which a reader sees
-	// the end. Of a terminal it is fd.
-	held *os.File
-
-	edge bool // epoll tells changes alone: it has hung up, which would be told for ever
+	// fd is what is read: the master, or a description of the FIFO that is nobody
+	// else's, so that nobody else can make it wait. -1 until it is open.
+	fd       int
+	busy     bool // it is being opened or read: nobody else may
+	alone    bool // it has held up its reader: it has a goroutine of its own from then on
+	closing  bool
+	edge     bool // epoll tells changes alone: it has hung up, which would be told for ever
+	draining bool // the process has ended: only what it holds is read
 }
 
-// openStream takes over a process's output as the keeper holds it, keeper.FileStdout,
-// FileStderr or FileTTY. With an error, f is still the caller's.
-func openStream(file string, f *os.File) (*stream, error) {
-	st := &stream{name: stdoutName, held: f, fd: int(f.Fd()), tty: file == keeper.FileTTY}
-	if file == keeper.FileStderr {
-		st.name = stderrName
+func newStream(s *sink, name string, f *os.File, tty bool) *stream {
+	st := &stream{sink: s, name: name, file: f, tty: tty, fd: -1}
+	if tty {
+		// Whoever else has the master open waits in its poller.
+		st.fd = int(f.Fd())
+		_ = unix.SetNonblock(st.fd, true)
 	}
-	if st.tty { // opened anew, it would be another terminal; the process has no share in its flags
-		if err := unix.SetNonblock(st.fd, true); err != nil {
-			return nil, fmt.Errorf("open the terminal: %w", err)
-		}
-		return st, nil
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", st.fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", st.name, err)
-	}
-	st.fd = fd
-	return st, nil
+	return st
 }
 
-func (st *stream) close() {
-	if !st.tty {
-		unix.Close(st.fd)
+// open is called by st's reader. It may hang: opening a FIFO takes its lock.
+func (st *stream) open() (err error) {
+	if st.fd < 0 {
+		st.fd, err = openReading(st.file)
 	}
-	st.held.Close()
+	return err
+}
+
+// openReading opens a FIFO anew, to be read without waiting.
+func openReading(f *os.File) (fd int, err error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
+		return -1, err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return -1, fmt.Errorf("open %s: not a FIFO", f.Name())
+	}
+	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+}
+
+// closeIdle closes st's files unless somebody reads from them.
+func (st *stream) closeIdle() {
+	if !st.closing || st.busy {
+		return
+	}
+	keeper.CloseApart(st.file)
+	if !st.tty && st.fd >= 0 {
+		keeper.CloseApart(os.NewFile(uintptr(st.fd), st.name))
+	}
+	st.closing = false
 }
 
 // read reads what is there, and 0 bytes if nothing is.
@@ -75,8 +92,8 @@ func (st *stream) read(buf []byte) (int, error) {
 	}
 }
 
-// available is how many bytes can be read from st now. The process may have taken
-// some of them back by the time that they are read.
+// available is how many bytes st seems to hold: the container may take them back
+// at any moment. It may hang, as a read may.
 func (st *stream) available() int {
 	if st.tty {
 		// What was written moves to the master's end in the background, unless
@@ -94,8 +111,8 @@ func (st *stream) available() int {
 // 4 KiB of that at a time.
 const ttyHeld = 256 << 10
 
-// holds bounds how many bytes st holds now.
-func (st *stream) holds() int {
+// held bounds how many bytes st holds now.
+func (st *stream) held() int {
 	if st.tty {
 		return ttyHeld
 	}

@@ -98,13 +98,13 @@ func TestThievesOfOutput(t *testing.T) {
 			stop, stopped := make(chan struct{}), make(chan struct{})
 			go func() {
 				defer close(stopped)
-				events := make([]unix.EpollEvent, 64)
+				r, events := o.newReader(o.takeSlot(0), time.Hour), make([]unix.EpollEvent, 64)
 				for {
 					select {
 					case <-stop:
 						return
 					default:
-						_, _ = o.turn(events, 20)
+						_, _ = r.turn(events, 20)
 					}
 				}
 			}()
@@ -165,12 +165,8 @@ func take(t *testing.T, o *output, id, kind string, stream, log *os.File) {
 		}
 		names, files = append(names, keeper.FileLog), append(files, os.NewFile(uintptr(fd), log.Name()))
 	}
-	if err := o.add(id, names, files); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.resume(id); err != nil {
-		t.Fatal(err)
-	}
+	o.add(id, names, files)
+	o.resume(id)
 	t.Cleanup(func() { o.drop(id) })
 }
 
@@ -209,10 +205,10 @@ func TestTerminalThatWasHungUp(t *testing.T) {
 	if err := unix.IoctlSetInt(int(peer.Fd()), unix.TIOCVHANGUP, 0); err != nil {
 		t.Fatal(err)
 	}
-	events := make([]unix.EpollEvent, 8)
+	r, events := o.newReader(o.takeSlot(0), time.Hour), make([]unix.EpollEvent, 8)
 	rests := false
 	for range 5 {
-		n, err := o.turn(events, 0)
+		n, err := r.turn(events, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,7 +227,7 @@ func TestTerminalThatWasHungUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 5 {
-			if _, err := o.turn(events, 1000); err != nil {
+			if _, err := r.turn(events, 1000); err != nil {
 				t.Fatal(err)
 			}
 			if b, _ := os.ReadFile(log.Name()); strings.Contains(string(b), line) {
@@ -240,28 +236,6 @@ func TestTerminalThatWasHungUp(t *testing.T) {
 		}
 		if b, _ := os.ReadFile(log.Name()); !strings.Contains(string(b), line) {
 			t.Errorf("the log lacks %q: %q", line, b)
-		}
-	}
-}
-
-// What a reader took before it was killed is known also where the process had taken
-// back a part of what was there.
-func TestJournalOfAShortReadAsASuccessorFindsIt(t *testing.T) {
-	st := &stream{name: stdoutName, sink: &sink{}}
-	for _, want := range []int{8, 100, 4096, chunkSize} {
-		for _, n := range []int{1, want / 2, want - shortest} {
-			text := strings.Repeat("x", n)
-			j := openTestJournal(t, filepath.Join(t.TempDir(), "journal"))
-			for {
-				buf := j.expect(st, want)
-				if differs := buf[n-1] != 'x'; differs { // else, one in 256, the canary is the output's own
-					copy(buf, text)
-					break
-				}
-			}
-			if left, ok := j.left(); !ok || string(left.bytes) != text {
-				t.Errorf("%d of %d bytes: left %d bytes, %v", n, want, len(left.bytes), ok)
-			}
 		}
 	}
 }
