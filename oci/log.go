@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"berth/oci/keeper"
@@ -93,20 +94,34 @@ func (r *Runtime) useLog(ctx context.Context, c Container, log *os.File) error {
 	return r.Keeper.CallRunner(ctx, runner.OpReopen, runner.Reopen{ID: c.ID}, nil, nil)
 }
 
-// linkLog remembers where the log is.
+// linkLog remembers where the log is: by the path that it was opened at, without
+// the symbolic links that may lead there (a node may have its logs on another
+// disk).
 func linkLog(dir string, log *os.File) error {
+	path := ""
+	var err error
+	control(log, func(fd int) { path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)) })
+	if err != nil {
+		return err
+	}
+	path = strings.TrimSuffix(path, " (deleted)") // its name is made again when it is reopened
 	link := filepath.Join(dir, logLink)
 	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return os.Symlink(log.Name(), link)
+	return os.Symlink(path, link)
 }
 
-// reopenLog opens the log that linkLog remembered.
+// reopenLog opens the log that linkLog remembered. Nothing on its path may be a
+// symbolic link by now: whoever can write to a directory there could have made it
+// one while nobody held the log.
 func reopenLog(dir string) (*os.File, error) {
 	path, err := os.Readlink(filepath.Join(dir, logLink))
 	if err != nil {
 		return nil, err
 	}
-	return OpenLog(filepath.Dir(path), filepath.Base(path))
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("open log %q: not an absolute path", path)
+	}
+	return OpenLog("/", path[1:])
 }

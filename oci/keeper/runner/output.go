@@ -256,23 +256,34 @@ func (o *output) finishChunk(c leftChunk) error {
 }
 
 // openInode opens a log by what cannot be replaced: its name may be another's
-// since it was rotated.
+// since it was rotated. dir is as the kernel named it: what is a symbolic link
+// there by now was made so by somebody who is not to say where logs go.
 func openInode(dir string, dev, ino uint64) (*os.File, error) {
-	entries, err := os.ReadDir(dir)
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	at, err := unix.Openat2(unix.AT_FDCWD, dir, &how)
+	if err != nil {
+		return nil, fmt.Errorf("open log directory %s: %w", dir, err)
+	}
+	d := os.NewFile(uintptr(at), dir)
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
+	for _, name := range names {
 		var st unix.Stat_t
-		if unix.Lstat(path, &st) != nil || st.Dev != dev || st.Ino != ino {
+		if unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Dev != dev || st.Ino != ino {
 			continue
 		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		fd, err := unix.Openat(at, name, unix.O_WRONLY|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, err
 		}
-		if unix.Fstat(int(f.Fd()), &st) == nil && st.Dev == dev && st.Ino == ino {
+		f := os.NewFile(uintptr(fd), filepath.Join(dir, name))
+		if unix.Fstat(fd, &st) == nil && st.Dev == dev && st.Ino == ino {
 			return f, nil
 		}
 		f.Close()
