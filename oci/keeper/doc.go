@@ -32,7 +32,7 @@
 //
 // The keeper and the runner import the standard library and golang.org/x/sys
 // only. Read protocol.go, then keeper.go (the loop), requests.go, process.go, child.go
-// with exit.go (where an exit code becomes durable), console.go, queue.go, runner.go
+// with exit.go (where an exit code becomes durable), console.go, fifo.go, queue.go, runner.go
 // with inherit.go (what containers do not inherit) and signals.go, upgrade.go;
 // deputy.go and takeover.go (the death of a keeper); then client.go (the connection)
 // and tracked.go (the processes). step.go
