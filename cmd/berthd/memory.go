@@ -13,10 +13,15 @@ const (
 	memoryPause = 20 * time.Second
 	// memoryStep is how much an idle daemon may grow before it is worth a collection.
 	memoryStep = 8 << 20
+	// memoryLimit is what the daemon tries to stay below: with it, a pull of anything
+	// takes less than 64 MiB.
+	memoryLimit = 48 << 20
 )
 
-// returnMemory gives what a burst of work took back to the system, until ctx ends or the
-// function that it returns is called, which waits. The Go runtime itself takes minutes.
+// returnMemory bounds the memory that a burst of work takes and gives it back to the
+// system afterwards, until ctx ends or the function that it returns is called, which
+// waits. The Go runtime itself lets garbage grow to as much as is in use, and takes
+// minutes to give it back.
 func returnMemory(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -25,9 +30,10 @@ func returnMemory(ctx context.Context) (stop func()) {
 		defer rounds.Stop()
 		var m memory
 		for {
+			m.round()
+			debug.SetMemoryLimit(m.limit())
 			select {
 			case <-rounds.C:
-				m.round()
 			case <-ctx.Done():
 				return
 			}
@@ -52,6 +58,10 @@ func (m *memory) round() {
 	}
 	m.kept = min(m.kept, now)
 }
+
+// limit leaves a daemon with many pods room for garbage: it must not collect all the
+// time.
+func (m *memory) limit() int64 { return int64(max(memoryLimit, m.kept+m.kept/4)) }
 
 // held is the memory that the Go runtime has from the system.
 func held() uint64 {

@@ -20,3 +20,12 @@ func TestMemoryGoesBack(t *testing.T) {
 		t.Errorf("%d MiB stay of a burst", (m.kept-before)>>20)
 	}
 }
+
+// A burst has to stay below the limit, and many pods have room above it.
+func TestMemoryLimit(t *testing.T) {
+	for kept, want := range map[uint64]int64{0: memoryLimit, 20 << 20: memoryLimit, 200 << 20: 250 << 20} {
+		if got := (&memory{kept: kept}).limit(); got != want {
+			t.Errorf("with %d MiB in use the limit is %d MiB, want %d", kept>>20, got>>20, want>>20)
+		}
+	}
+}

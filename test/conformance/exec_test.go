@@ -141,14 +141,17 @@ func TestExecSyncFlood(t *testing.T) {
 }
 
 // peakMemory is the most that berthd has had, in bytes.
-func (n *node) peakMemory(t *testing.T) int {
+func (n *node) peakMemory(t *testing.T) int { return n.memory(t, "VmHWM") }
+
+// memory is a line of berthd's /proc/PID/status, in bytes.
+func (n *node) memory(t *testing.T, line string) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.berthd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, line, _ := strings.Cut(string(text), "VmHWM:")
-	kib, err := strconv.Atoi(strings.Fields(line)[0])
+	_, value, _ := strings.Cut(string(text), line+":")
+	kib, err := strconv.Atoi(strings.Fields(value)[0])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,14 @@ import (
 func (n *node) limitBerthd(t *testing.T, openFiles int) {
 	t.Helper()
 	leak.NeedTool(t, "setpriv")
+	n.startBehind(t, fmt.Sprintf("ulimit -n %d; ulimit -Sl 4000; ulimit -Sq 4096; ulimit -Su 4000; ulimit -Si 4001; ulimit -Sv 900000000", openFiles),
+		"setpriv --bounding-set=-sys_resource")
+}
+
+// startBehind starts berthd anew: a shell runs prepare, then berthd as the last
+// argument of with.
+func (n *node) startBehind(t *testing.T, prepare, with string) {
+	t.Helper()
 	n.stopDaemon(t)
 	real := filepath.Join(n.bin, "berthd")
 	n.bin = t.TempDir()
@@ -26,8 +34,7 @@ func (n *node) limitBerthd(t *testing.T, openFiles int) {
 			t.Fatal(err)
 		}
 	}
-	script := fmt.Sprintf("#!/bin/bash\nulimit -n %d; ulimit -Sl 4000; ulimit -Sq 4096; ulimit -Su 4000; ulimit -Si 4001; ulimit -Sv 900000000\n"+
-		"exec setpriv --bounding-set=-sys_resource %s \"$@\"\n", openFiles, real)
+	script := fmt.Sprintf("#!/bin/bash\nset -e; %s\nexec %s %s \"$@\"\n", prepare, with, real)
 	if err := os.WriteFile(filepath.Join(n.bin, "berthd"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

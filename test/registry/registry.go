@@ -99,6 +99,21 @@ func (r *Registry) PushLayers(t testing.TB, repository string, layers [][]byte, 
 	return r.Host() + "/" + repository + "@" + manifest.Digest.String()
 }
 
+// Blob puts any data among a repository's blobs.
+func (r *Registry) Blob(repository, mediaType string, data []byte) ocispec.Descriptor {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.blobLocked(repository, mediaType, data)
+}
+
+// Manifest puts any data where a repository's manifest is looked for.
+func (r *Registry) Manifest(repository, tag string, data []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.blobLocked(repository, ocispec.MediaTypeImageManifest, data)
+	r.content["/v2/"+repository+"/manifests/"+tag] = m
+}
+
 func (r *Registry) blobLocked(repository, mediaType string, data []byte) ocispec.Descriptor {
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	r.blobs[d.Digest] = data
