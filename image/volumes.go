@@ -72,13 +72,21 @@ func (s *Store) makeVolumes(ctx context.Context, at string, root *os.File, paths
 		}
 	}
 	if err == nil {
-		// The root of a user namespace has to go through it.
-		err = os.Chmod(temp, 0o711)
+		err = letThrough(temp)
 	}
 	if err != nil {
 		return errors.Join(err, s.discard(temp))
 	}
 	return s.place(temp, at)
+}
+
+// letThrough lets the root of a user namespace go through a directory of ours.
+func letThrough(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o711), f.Close())
 }
 
 func (s *Store) makeVolume(ctx context.Context, at string, root *os.File, path string, users *Users) error {

@@ -56,7 +56,7 @@ func TestNoProgram(t *testing.T) {
 		}
 	}
 	other := errors.New("the runner died")
-	if err := noProgram(other, root, &specs.Process{Args: []string{"/none"}}, nil); err != other {
+	if err := noProgram(other, root, &specs.Process{Args: []string{"/none"}}, nil); !errors.Is(err, other) || errors.Is(err, ErrNoProgram) {
 		t.Errorf("a runtime that was not asked: %v", err)
 	}
 }

@@ -33,7 +33,6 @@ func TestResumesAfter(t *testing.T) {
 		"ETIMEDOUT":  &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)},
 		"EOF":        io.ErrUnexpectedEOF,
 		"reset":      http2.StreamError{StreamID: 1, Code: http2.ErrCodeInternal},
-		"GOAWAY":     http2.GoAwayError{LastStreamID: 1, ErrCode: http2.ErrCodeEnhanceYourCalm},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := open(t, serve(t, func(w http.ResponseWriter, r *http.Request) {

@@ -60,7 +60,7 @@ func (e *AttrError) Error() string {
 
 func (e *AttrError) Unwrap() []error {
 	switch {
-	case e.Err == errTooBig, errors.Is(e.Err, unix.EINVAL), errors.Is(e.Err, unix.ENOTSUP):
+	case errors.Is(e.Err, errTooBig), errors.Is(e.Err, unix.EINVAL), errors.Is(e.Err, unix.ENOTSUP):
 		return []error{ErrInvalidTar, e.Err}
 	}
 	return []error{e.Err}
