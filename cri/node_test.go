@@ -211,6 +211,8 @@ type process struct {
 
 func (f *fakeRuntime) UserNamespaces() error { return f.noUserNS }
 
+func (f *fakeRuntime) Left(context.Context, oci.Container) (*os.File, error) { return nil, nil }
+
 func (f *fakeRuntime) TuneNetwork(context.Context, oci.Pod, map[string]string) error { return nil }
 
 func (f *fakeRuntime) MakePod(_ context.Context, p oci.Pod) error {

@@ -57,6 +57,31 @@ func (r *Runtime) Start(ctx context.Context, s Start) (pid int, err error) {
 	return r.command(ctx, run, nil, append(mounts, pidns)...)
 }
 
+// Left waits until no runtime command of the container is under way, and returns its
+// root as an earlier start left it attached; nil if none did.
+//
+// Such a root must not be made anew: overlayfs empties the work directory of a
+// writable layer that it mounts, and who uses the first mount could then write
+// nothing that a lower layer has.
+func (r *Runtime) Left(ctx context.Context, c Container) (root *os.File, err error) {
+	if err := r.Keeper.CallRunner(ctx, runner.OpAwait, runner.Await{ID: c.ID, Dir: c.Dir}, nil, nil); err != nil {
+		return nil, fmt.Errorf("wait for an earlier start: %w", err)
+	}
+	var st unix.Statx_t
+	err = unix.Statx(unix.AT_FDCWD, c.RootFS(), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st)
+	if errors.Is(err, unix.ENOENT) || err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return nil, nil
+	}
+	fd := -1
+	if err == nil {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, c.RootFS(), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open root %s: %w", c.RootFS(), err)
+	}
+	return os.NewFile(uintptr(fd), c.RootFS()), nil
+}
+
 // expect makes the keeper expect the container's process and hold its files.
 // console is where its terminal is to be sent, if it has one.
 func (r *Runtime) expect(ctx context.Context, s Start) (console string, err error) {

@@ -141,7 +141,7 @@ func (c *Container) make(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	fs, err := c.mount(ctx, &w, imageRecord{ID: img.ID, Layers: img.Layers}, mounted)
+	fs, err := c.mount(ctx, &w, nil, imageRecord{ID: img.ID, Layers: img.Layers}, mounted)
 	if err != nil {
 		return err
 	}

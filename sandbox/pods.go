@@ -34,6 +34,9 @@ type Runtime interface {
 	// A second Start of a container that runs, or has run, starts nothing and
 	// returns the same pid; Wait then tells how it ended.
 	Start(ctx context.Context, s oci.Start) (pid int, err error)
+	// Left waits until no start that a crash has left is under way, and returns the
+	// root that it had; nil for none. That one must not be made anew.
+	Left(ctx context.Context, c oci.Container) (root *os.File, err error)
 	// Wait blocks until the container's first process has ended and all its
 	// output is in the log. oci.ErrExitUnknown if nobody saw the exit code.
 	Wait(ctx context.Context, c oci.Container) (oci.Exit, error)

@@ -32,6 +32,7 @@ func (c *Container) Start(ctx context.Context) error {
 
 // start begins, or after a crash goes on.
 func (c *Container) start(ctx context.Context) error {
+	cut := false // by a crash
 	switch rec := c.record(); rec.State {
 	case containerCreated:
 		if err := c.pod.startable(); err != nil {
@@ -41,6 +42,7 @@ func (c *Container) start(ctx context.Context) error {
 			return err
 		}
 	case containerStarting:
+		cut = true
 	case containerRunning:
 		return nil
 	case containerGone:
@@ -49,7 +51,7 @@ func (c *Container) start(ctx context.Context) error {
 		return fmt.Errorf("%w: it is %s", ErrIllegal, rec.State)
 	}
 	if c.record().Message == "" {
-		err := c.launch(ctx)
+		err := c.launch(ctx, cut)
 		if err == nil || c.pod.pods.background.ctx.Err() != nil {
 			return err // closed: the next daemon goes on
 		}
@@ -85,7 +87,8 @@ func (p *Pod) readyLocked() error {
 	return ErrNotReady
 }
 
-func (c *Container) launch(ctx context.Context) error {
+// launch begins the container's process; cut says that an earlier start may have.
+func (c *Container) launch(ctx context.Context, cut bool) error {
 	if err := c.pod.startable(); err != nil { // it may have changed since the crash
 		return err
 	}
@@ -100,7 +103,13 @@ func (c *Container) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fs, err := c.mount(ctx, &w, rec.Image, rec.Mounted)
+	var left *os.File
+	if cut {
+		if left, err = c.pod.runtime().Left(ctx, c.oci()); err != nil {
+			return err
+		}
+	}
+	fs, err := c.mount(ctx, &w, left, rec.Image, rec.Mounted)
 	if err != nil {
 		return err
 	}

@@ -86,18 +86,21 @@ func (f filesystems) close() error {
 	return errors.Join(closeFiles(f.root), closeFiles(slices.Collect(maps.Values(f.views))...))
 }
 
-// mount makes the filesystems of a container of img, or makes them anew.
-func (c *Container) mount(ctx context.Context, w *stopwatch, img imageRecord, mounted map[int]imageRecord) (f filesystems, err error) {
+// mount makes the filesystems of a container of img, or makes them anew. root is taken
+// over; nil: that is made, too.
+func (c *Container) mount(ctx context.Context, w *stopwatch, root *os.File, img imageRecord, mounted map[int]imageRecord) (f filesystems, err error) {
 	images := c.pod.pods.Images
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.close())
 		}
 	}()
-	err = w.effect(ctx, "images.Root", func() (err error) {
-		f.root, err = images.Root(ctx, c.id, img.image(), c.pod.rootUsers())
-		return err
-	})
+	if f.root = root; root == nil {
+		err = w.effect(ctx, "images.Root", func() (err error) {
+			f.root, err = images.Root(ctx, c.id, img.image(), c.pod.rootUsers())
+			return err
+		})
+	}
 	if err != nil {
 		return f, fmt.Errorf("mount root: %w", err)
 	}

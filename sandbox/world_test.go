@@ -149,6 +149,8 @@ func (w *world) cutError() error {
 	return fmt.Errorf("its runtime was killed: %w", oci.ErrExitUnknown)
 }
 
+func (w *world) Left(ctx context.Context, c oci.Container) (*os.File, error) { return nil, nil }
+
 func (w *world) Wait(ctx context.Context, c oci.Container) (oci.Exit, error) {
 	w.mu.Lock()
 	p := w.procs[c.ID]

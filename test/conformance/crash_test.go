@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -10,11 +11,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"berth/test/expect"
+	"berth/test/leak"
 )
 
 // counting writes numbers until it is told to end, then ends with 7.
@@ -266,5 +269,62 @@ func TestKeeperIsUpgraded(t *testing.T) {
 		if s := n.container(t, ctr); s.GetExitCode() != 7 {
 			t.Errorf("the container ended with %d: %s", s.GetExitCode(), s.GetReason())
 		}
+	})
+}
+
+// A berthd that finds a start of its predecessor under way leaves the container's root
+// alone: mounted a second time, its first mount could not be written to any more.
+func TestStartUnderWayKeepsItsRoot(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, n *node) {
+		dir := t.TempDir()
+		waiting, gate := filepath.Join(dir, "waiting"), filepath.Join(dir, "gate")
+		slow := filepath.Join(dir, n.handler)
+		script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *\" run \"*) touch %s; until [ -e %s ]; do sleep 0.02; done;; esac\nexec %s \"$@\"\n",
+			waiting, gate, leak.NeedTool(t, n.handler))
+		if err := os.WriteFile(slow, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		n.useRuntime(t, slow)
+		n.pull(t, n.busybox)
+		pod := n.runPod(t, podConfig(t, "web"))
+		id := n.create(t, pod, n.shell("main", "echo more >>/etc/passwd && echo written; "+forever))
+		ctx, cancel := context.WithCancel(t.Context())
+		answered := make(chan struct{})
+		go func() {
+			defer close(answered)
+			_, _ = n.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+		}()
+		exists := func(path string) bool {
+			_, err := os.Stat(path)
+			return err == nil
+		}
+		eventually(t, "the runtime begins", func() bool { return exists(waiting) })
+		n.killDaemon(t)
+		cancel()
+		<-answered
+		n.startDaemon(t)
+		resumed := make(chan error, 1)
+		go func() {
+			_, err := n.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id})
+			resumed <- err
+		}()
+		eventually(t, "the start is under way again", func() bool {
+			text, err := os.ReadFile(filepath.Join(n.run, "pods", pod, "c", id, "record"))
+			return err == nil && strings.Contains(string(text), "starting")
+		})
+		select {
+		case err := <-resumed:
+			t.Fatalf("the start ended without its runtime: %v", err)
+		case <-time.After(200 * time.Millisecond): // for one that mounts the root again
+		}
+		if err := os.WriteFile(gate, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-resumed; err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the container writes over a file of its image", func() bool {
+			return strings.Contains(n.output(t, id, "stdout"), "written")
+		})
 	})
 }

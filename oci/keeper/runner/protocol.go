@@ -18,6 +18,8 @@ const (
 	// OpClear: Clear → nothing. Kills what is left of a process and undoes
 	// what OpRun made.
 	OpClear = "clear"
+	// OpAwait: Await → nothing. Waits until no runtime command of a process is under way.
+	OpAwait = "await"
 	// OpMakePod: Pod → Made.
 	OpMakePod = "make-pod"
 	// OpTuneNetwork: Pod, of which it takes NetNS and Sysctls → Made. The interfaces of
@@ -64,6 +66,12 @@ type Ran struct {
 	// Unclear says why nobody can tell whether the program has begun. It is not
 	// begun again.
 	Unclear string `json:"unclear,omitempty"`
+}
+
+// Await is the body of OpAwait.
+type Await struct {
+	ID  string `json:"id"`
+	Dir string `json:"dir"`
 }
 
 // Reopen is the body of OpReopen.

@@ -150,6 +150,12 @@ func (r *runner) answer(q *wire.Request) {
 		if err = q.Decode(&c); err == nil {
 			err = r.clear(c)
 		}
+	case OpAwait:
+		var c Await
+		if err = q.Decode(&c); err == nil {
+			r.awaitCommand(c.ID)
+			r.waitForStrays(c.Dir, strayTimeout)
+		}
 	case OpMakePod:
 		var p Pod
 		if err = q.Decode(&p); err == nil {
