@@ -314,6 +314,9 @@ func TestMakePodWithAUserNamespaceAgain(t *testing.T) {
 func TestSysctlThatTheKernelRefuses(t *testing.T) {
 	n := newNode(t)
 	r := n.runtime("runc")
+	if err := r.TuneNetwork(n.ctx, n.newPod(r), map[string]string{"kernel.shmmni": "1234"}); err == nil || !strings.Contains(err.Error(), "kernel.shmmni") {
+		t.Errorf("a sysctl that would be the host's: %v", err)
+	}
 	for _, users := range []*UserNamespace{nil, testUsers()} {
 		for _, want := range []SysctlError{
 			{"net.ipv4.no_such_thing", "no such file or directory"},
@@ -328,7 +331,7 @@ func TestSysctlThatTheKernelRefuses(t *testing.T) {
 			var refused *SysctlError
 			err := r.MakePod(n.ctx, p)
 			if err == nil && strings.HasPrefix(want.Name, "net.") { // it may be an interface's
-				err = r.TuneNetwork(n.ctx, p, p.Sysctls)
+				err = r.TuneNetwork(n.ctx, p, map[string]string{want.Name: "70000"})
 			}
 			if !errors.As(err, &refused) || *refused != want {
 				t.Errorf("got %v, want %v", err, &want)

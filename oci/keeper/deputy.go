@@ -113,11 +113,17 @@ func (d *Deputy) Forget(id string) {
 	}
 }
 
-// Empty reports that nothing is held.
-func (d *Deputy) Empty() bool {
+// Idle reports that nothing is held of a process that has begun, or may have. Of one
+// that is only expected, whoever wants it begun tells the next keeper.
+func (d *Deputy) Idle() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.processes) == 0
+	for _, p := range d.processes {
+		if p.Pid != 0 || p.InFlight || p.file(FilePidfd) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // Orphaned is called when the keeper has died.

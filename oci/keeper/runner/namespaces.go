@@ -111,6 +111,9 @@ func makeNamespaces(p Pod) error {
 	})
 }
 
+// netSysctls is what the names of sysctls of a network namespace begin with.
+const netSysctls = "net."
+
 // setUp gives the caller's new namespaces what p's have.
 func setUp(p Pod) error {
 	if p.UTSNS != "" {
@@ -124,12 +127,18 @@ func setUp(p Pod) error {
 		}
 	}
 	return writeSysctls(p.Sysctls, func(name string, err error) bool {
-		return strings.HasPrefix(name, "net.") && errors.Is(err, fs.ErrNotExist)
+		return strings.HasPrefix(name, netSysctls) && errors.Is(err, fs.ErrNotExist)
 	})
 }
 
-// tuneNetwork writes sysctls in a network namespace that plugins have set up.
+// tuneNetwork writes sysctls in a network namespace that plugins have set up. Others
+// than the network's would be the host's here.
 func tuneNetwork(p Pod) error {
+	for name := range p.Sysctls {
+		if !strings.HasPrefix(name, netSysctls) {
+			return fmt.Errorf("sysctl %s is not of the network", name)
+		}
+	}
 	return inThread(func() error {
 		if err := enter(Pod{NetNS: p.NetNS}); err != nil {
 			return err

@@ -32,7 +32,7 @@ func (r *runner) leaveIfUnneeded() {
 		return
 	}
 	now, err := os.Lstat(keeper.RunnerSocket(r.run))
-	if err != nil || !os.SameFile(r.socket, now) || r.deputy.Empty() {
+	if err != nil || !os.SameFile(r.socket, now) || r.deputy.Idle() {
 		r.leave()
 	}
 }
