@@ -40,7 +40,7 @@
 //
 // Read in this order: image.go (what callers see), disk.go (paths and small
 // files), keyed.go (one at a time), tasks.go, claim.go (who needs what), record.go, open.go, ref.go, names.go,
-// manifest.go, platform.go, resolve.go, pull.go, promise.go, slots.go, kept.go, ingest.go, budget.go, watch.go,
+// manifest.go, platform.go, resolve.go, pull.go, promise.go, slots.go, kept.go, ingest.go, budget.go, spool.go, watch.go,
 // tree.go, root.go,
 // view.go, volumes.go, remove.go, usage.go (survey.go, walk.go: writable layers measured), space.go.
 package image

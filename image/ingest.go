@@ -45,7 +45,7 @@ func (s *Store) ingest(ctx context.Context, repo *registry.Repository, r *resolv
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	t.begin(Downloading)
-	size, err := s.download(ctx, f, repo, p.Declared, t)
+	size, err := s.download(ctx, temp, f, repo, p.Declared, t)
 	if err != nil {
 		return err
 	}
@@ -108,13 +108,15 @@ func (s *Store) reveal(d digest.Digest, tree, made string) error {
 	return nil
 }
 
-// download writes the layer's tar to f.
-func (s *Store) download(ctx context.Context, f *os.File, repo *registry.Repository, d layer.Declared, t *transfer) (int64, error) {
+// download writes the layer's tar to f. temp is a directory for what it needs besides.
+func (s *Store) download(ctx context.Context, temp string, f *os.File, repo *registry.Repository, d layer.Declared, t *transfer) (int64, error) {
 	blob := repo.Blob(ctx, d.Digest, d.Size)
 	defer blob.Close()
-	window := s.windows.share(ctx, freeWindow, math.MaxInt)
+	spool := &spool{from: &counted{blob, t}, store: s, dir: temp}
+	defer spool.close()
+	window := s.memory.share(ctx, math.MaxInt, spool.fill)
 	defer window.release()
-	size, err := layer.Inflate(ctx, &guarded{store: s, file: f}, &counted{blob, t}, d, layer.Windows{Most: s.MaxWindow, Use: window.use})
+	size, err := layer.Inflate(ctx, &guarded{store: s, file: f}, spool, d, layer.Windows{Most: s.MaxWindow, Use: window.use})
 	if errors.Is(err, layer.ErrMismatch) || errors.Is(err, layer.ErrTooLarge) || errors.Is(err, layer.ErrWindow) {
 		err = fmt.Errorf("%w: %w", ErrInvalidImage, err)
 	}

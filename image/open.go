@@ -43,8 +43,7 @@ type Store struct {
 
 	keepTime time.Duration // keepTime, but for tests
 
-	metadata budget // of what extractions keep
-	windows  budget // of what zstd decoders keep
+	memory budget // of all pulls
 
 	deleting sync.Mutex // one deletion at a time: the disk belongs to the containers
 	survey   *survey    // of writable layers; nil before Open

@@ -40,7 +40,7 @@ func (s *Store) extract(ctx context.Context, dir string, tar io.ReaderAt, size i
 	if err := s.room(size); err != nil {
 		return treeInfo{}, err
 	}
-	memory := s.metadata.share(ctx, freeMetadata, maxMetadata)
+	memory := s.memory.share(ctx, maxMetadata, nil)
 	defer memory.release()
 	made, err := rootfs.Extract(ctx, root, layer.Cancelled(ctx, io.NewSectionReader(tar, 0, size)), size, func() error { return s.room(guardStep) }, memory.use)
 	if errors.Is(err, rootfs.ErrInvalidTar) {

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
@@ -64,12 +65,30 @@ func TestFloodsInLittleMemory(t *testing.T) {
 		for _, f := range floods {
 			f.push(t, n, f.name)
 			f.pull(t, n)
-			if kills := cgroup.OOMKills(path); kills > 0 {
-				t.Fatalf("after %s: the kernel has killed %d processes for want of memory", f.name, kills)
-			}
+			neverKilled(t, path, f.name)
 		}
+		// Windows of 8 MiB are what much used tools ask for: sixteen layers at once.
+		var together []flood
+		for i := range 4 {
+			f := flood{name: fmt.Sprint("together", i)}
+			pushWindows(t, n, f.name, 8<<20, 9<<20)
+			together = append(together, f)
+		}
+		var all sync.WaitGroup
+		for _, f := range together {
+			all.Go(func() { f.pull(t, n) })
+		}
+		all.Wait()
+		neverKilled(t, path, "four images at once")
 		n.pull(t, n.busybox)
 	})
+}
+
+func neverKilled(t *testing.T, path, when string) {
+	t.Helper()
+	if kills := cgroup.OOMKills(path); kills > 0 {
+		t.Fatalf("after %s: the kernel has killed %d processes for want of memory", when, kills)
+	}
 }
 
 // What a burst of a hundred floods took is given back soon after the last one.
@@ -221,19 +240,19 @@ func pushEmptyLayers(t *testing.T, n *node, name string) {
 	n.registry.Manifest(name, "1", []byte(head+strings.Repeat(",{}", (4<<20-len(head)-len(tail))/3)+tail))
 }
 
-func pushHugeWindows(t *testing.T, n *node, name string)  { pushWindows(t, n, name, 128<<20) }
-func pushLargeWindows(t *testing.T, n *node, name string) { pushWindows(t, n, name, 32<<20) }
+func pushHugeWindows(t *testing.T, n *node, name string)  { pushWindows(t, n, name, 128<<20, 33<<20) }
+func pushLargeWindows(t *testing.T, n *node, name string) { pushWindows(t, n, name, 32<<20, 33<<20) }
 
-// pushWindows: four layers that are inflated with a window of so many bytes. Each has
-// more than 32 MiB, so that such a window is filled.
-func pushWindows(t *testing.T, n *node, name string, window int) {
+// pushWindows: four layers that are inflated with a window of so many bytes. Each has size
+// bytes, to fill it.
+func pushWindows(t *testing.T, n *node, name string, window, size int) {
 	t.Helper()
 	asking := func(w io.Writer) (io.WriteCloser, error) {
 		return zstd.NewWriter(w, zstd.WithWindowSize(window), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	}
 	var layers []packed
 	for i := range 4 {
-		text := registry.Layer(t, registry.File(fmt.Sprint("f", i), 0o644, strings.Repeat("x", 33<<20)))
+		text := registry.Layer(t, registry.File(fmt.Sprint(name, i), 0o644, strings.Repeat("x", size)))
 		layers = append(layers, pack(t, asking, func(to io.Writer) error {
 			_, err := to.Write(text)
 			return err
