@@ -85,7 +85,7 @@ func (r *Runtime) Left(ctx context.Context, c Container) (root *os.File, err err
 // expect makes the keeper expect the container's process and hold its files.
 // console is where its terminal is to be sent, if it has one.
 func (r *Runtime) expect(ctx context.Context, s Start) (console string, err error) {
-	process := keeper.Spec{ID: s.ID, Dir: s.Dir, Cgroup: s.Cgroup, Output: true, TTY: s.Spec.Process.Terminal}
+	process := keeper.Spec{ID: s.ID, Dir: s.Dir, Cgroup: s.Cgroup, Output: true, State: filepath.Join(r.Root(), s.ID), TTY: s.Spec.Process.Terminal}
 	var files []*os.File
 	if s.Log != nil {
 		if err := linkLog(s.Dir, s.Log); err != nil {
@@ -158,6 +158,8 @@ func (r *Runtime) command(ctx context.Context, run *runner.Run, stderr func() st
 	if err := os.MkdirAll(r.Root(), 0o700); err != nil {
 		return 0, err
 	}
+	stop := r.Keeper.WatchBirth(run.ID)
+	defer stop()
 	for {
 		var ran runner.Ran
 		err := r.Keeper.CallRunner(ctx, runner.OpRun, run, func() { run.Again = true }, &ran, files...)

@@ -30,6 +30,7 @@ func (k *keeper) born(p *process, pid int) {
 	// A command that did not begin here began under a keeper that died.
 	foreign := p.foreign || !p.InFlight
 	p.Pid = pid
+	p.own(pid)
 	if p.file(FileConsole) != nil {
 		if err := k.takeTerminal(p); err != nil {
 			k.logger.Printf("process %s: %v", p.ID, err)

@@ -54,9 +54,12 @@ func (d *Deputy) Keep(s State, files []*os.File) error {
 		}
 		d.processes[s.ID] = p
 	}
-	if born := p.file(FilePidfd); born != nil && !slices.Contains(s.Files, FilePidfd) {
-		if pidfd, err := dup(born); err == nil { // the keeper is about to be told
-			s.Files, copies = append(s.Files, FilePidfd), append(copies, pidfd)
+	for _, h := range p.files {
+		if !ofBirth(h.name) || s.Pid != 0 || slices.Contains(s.Files, h.name) {
+			continue
+		}
+		if pidfd, err := dup(h.file); err == nil { // the keeper is about to be told
+			s.Files, copies = append(s.Files, h.name), append(copies, pidfd)
 		}
 	}
 	p.State = s
@@ -76,22 +79,64 @@ func (d *Deputy) Begin(id string) {
 	}
 }
 
-// Born opens the process that a runtime command has started, before the keeper
-// is told of it: its exit code is not lost when the keeper is not there to be
-// told.
-func (d *Deputy) Born(id string) {
+// Watch watches the start of a process until stop is called: it is held before
+// its program begins. tell is given what is to be put to the keeper as well.
+func (d *Deputy) Watch(id string, tell func(put Put, f *os.File)) (stop func()) {
+	var s Spec
+	d.mu.Lock()
+	if p := d.processes[id]; p != nil {
+		s = p.Spec
+	}
+	d.mu.Unlock()
+	stop, err := watchBirth(s, func(name string, pidfd *os.File) {
+		defer pidfd.Close()
+		kept, err := dup(pidfd)
+		if err != nil {
+			d.Logf("keep %s of %s: %v", name, id, err)
+			return
+		}
+		d.mu.Lock()
+		p := d.processes[id]
+		if p == nil || p.Pid != 0 {
+			d.mu.Unlock()
+			kept.Close()
+			return
+		}
+		p.hold(name, kept)
+		d.mu.Unlock()
+		tell(Put{ID: id, Name: name}, pidfd)
+	})
+	if err != nil {
+		d.Logf("%v", err)
+	}
+	return stop
+}
+
+// Born tells which process a runtime command has started, before the keeper is
+// told of it: its exit code is not lost when the keeper is not there to be told.
+// It returns a pidfd of it, or nil.
+func (d *Deputy) Born(id string) *os.File {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.processes[id]
-	if p == nil || p.file(FilePidfd) != nil {
-		return
+	if p == nil {
+		return nil
 	}
-	if pidfd := openOwn(p.Spec); pidfd != nil {
-		p.hold(FilePidfd, pidfd)
+	if pid := ReadPid(p.Dir); pid != 0 && p.file(FilePidfd) == nil {
+		p.own(pid)
+		if p.file(FilePidfd) == nil {
+			p.hold(FilePidfd, openOwn(p.Spec))
+		}
 		if d.orphaned {
 			d.wait(p)
 		}
 	}
+	pidfd := p.file(FilePidfd)
+	if pidfd == nil {
+		return nil
+	}
+	pidfd, _ = dup(pidfd)
+	return pidfd
 }
 
 // Close lets go of one file.

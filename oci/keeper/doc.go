@@ -25,14 +25,19 @@
 //     keeper, which connects to it before it listens. It leaves when that keeper's
 //     own runner holds the same. So any two of berthd, the keeper and the runner
 //     may die together.
+//   - A container's process is held (watchBirth) by the runner, the keeper and berthd
+//     while its runtime is at work: it may end before its start has, when its
+//     parents are dead.
 //   - The keeper's state belongs to one goroutine, the loop of keeper.go. Only
 //     queues to its clients have a lock.
 //   - Files that the keeper holds: stdin (write end), stdout and stderr (FIFOs,
-//     read-write), tty (pty master) and its peer, log, pidfd.
+//     read-write), tty (pty master) and its peer, log, pidfd; during a start, pidfds
+//     of what may be the process.
 //
 // The keeper and the runner import the standard library and golang.org/x/sys
 // only. Read protocol.go, then keeper.go (the loop), requests.go, process.go, child.go
-// with exit.go (where an exit code becomes durable), console.go, fifo.go, queue.go, runner.go
+// with exit.go (where an exit code becomes durable), birth.go (whose it is, during a
+// start), console.go, fifo.go, queue.go, runner.go
 // with inherit.go (what containers do not inherit) and signals.go, upgrade.go;
 // deputy.go and takeover.go (the death of a keeper); then client.go (the connection)
 // and tracked.go (the processes). step.go

@@ -64,7 +64,7 @@ const (
 	// run → nothing. From the runner.
 	OpBegin = "begin"
 	// OpSettle: ID; that command has ended → State with the held files. From the
-	// runner.
+	// runner, with its pidfd of the process if it has one.
 	OpSettle = "settle"
 	// OpDrained: ID; the exited process's output is in the log → nothing.
 	// From the runner.
@@ -122,6 +122,7 @@ type Spec struct {
 	Dir    string   `json:"dir"`              // where the pid file appears and the exit record is written
 	Cgroup string   `json:"cgroup,omitempty"` // of the process; with Output, the runner kills what is left in it at exit
 	Output bool     `json:"output,omitempty"` // the runner reads its output; it is reaped only after OpDrained
+	State  string   `json:"state,omitempty"`  // where the OCI runtime keeps what it knows of it: its start is watched there; empty: it is not watched
 	TTY    bool     `json:"tty,omitempty"`    // receive a pty master
 	Files  []string `json:"files,omitempty"`  // names of the files that come with the request, in order
 	Pid    int      `json:"pid,omitempty"`    // adopted: it runs already, a pidfd is among the files

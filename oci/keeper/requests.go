@@ -92,6 +92,9 @@ func (k *keeper) answerOf(p *process, name string, r *wire.Request) (any, []*os.
 			return nil, nil, fmt.Errorf("put %s of %s: %d files", name, p.ID, len(r.Files))
 		}
 		At("put asked")
+		if p.Pid != 0 && ofBirth(name) {
+			break // it is born
+		}
 		p.hold(name, r.Files[0])
 		r.Files = nil
 		At("put done")
@@ -104,6 +107,10 @@ func (k *keeper) answerOf(p *process, name string, r *wire.Request) (any, []*os.
 		k.begun++
 		p.begun, p.InFlight, p.foreign = k.begun, true, false
 	case OpSettle:
+		if len(r.Files) == 1 && p.file(FilePidfd) == nil {
+			p.hold(FilePidfd, r.Files[0])
+			r.Files = nil
+		}
 		k.settle(p)
 		return p.get()
 	case OpDrained:

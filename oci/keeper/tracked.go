@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"berth/oci/keeper/wire"
@@ -222,6 +223,31 @@ func (c *Client) Drop(ctx context.Context, id string) error {
 	return nil
 }
 
+// WatchBirth watches the start of a process until stop is called: should the
+// keeper and the runner die under it, we know how the process ends.
+func (c *Client) WatchBirth(id string) (stop func()) {
+	st, err := c.State(id)
+	if err == nil {
+		stop, err = watchBirth(st.Spec, func(name string, pidfd *os.File) { c.newborn(id, name, pidfd) })
+	}
+	if err != nil {
+		c.Logf("%v", err)
+		return func() {}
+	}
+	return stop
+}
+
+// newborn holds a pidfd of what may be the process.
+func (c *Client) newborn(id, name string, pidfd *os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.processes[id]; t != nil && t.files != nil && t.state.Pid == 0 && t.files[name] == nil {
+		t.files[name] = pidfd
+		return
+	}
+	pidfd.Close()
+}
+
 // Refresh takes copies of what the keeper holds for a process, as it does by
 // itself when it connects.
 func (c *Client) Refresh(ctx context.Context, id string) error {
@@ -251,10 +277,17 @@ func (c *Client) refresh(ctx context.Context, peer *wire.Peer, id string) error 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.knownLocked(id)
-	t.closeFiles()
+	held := t.files
 	t.files = make(map[string]*os.File, len(files))
 	for i, f := range files {
 		t.files[s.Files[i]] = f
+	}
+	for name, f := range held {
+		if ofBirth(name) && s.Pid == 0 && t.files[name] == nil {
+			t.files[name] = f // the keeper is not told of it
+		} else {
+			CloseApart(f)
+		}
 	}
 	t.update(s)
 	return nil
@@ -286,6 +319,11 @@ func (c *Client) addAgain(ctx context.Context, peer *wire.Peer, t *tracked) erro
 	var added Added
 	sockets, err := peer.Call(ctx, OpAdd, s.Spec, &added, files...)
 	wire.CloseAll(sockets)
+	for i, name := range s.Files {
+		if err == nil && added.Known && strings.HasPrefix(name, newborn) {
+			_, err = peer.Call(ctx, OpPut, Put{ID: s.ID, Name: name}, nil, files[i])
+		}
+	}
 	if err == nil && added.Known && log != nil {
 		_, err = peer.Call(ctx, OpPut, Put{ID: s.ID, Name: FileLog}, nil, log)
 	}

@@ -90,6 +90,8 @@ func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 	defer closeFiles(stdio)
 	names := s.Files
 	takeMessages(names, held) // of a try that failed when nobody was there to see
+	stop := r.watch(c.ID)
+	defer stop()
 	r.deputy.Begin(c.ID)
 	if err := r.call(keeper.OpBegin, keeper.ID{ID: c.ID}, nil); err != nil {
 		return Ran{}, err
@@ -112,6 +114,13 @@ func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 // resume makes sure what has become of an earlier try of the command: unless that
 // is unclear, the keeper knows the process, or nothing of it is left.
 func (r *runner) resume(c Run) (unclear string, err error) {
+	_, files, err := r.get(c.ID)
+	if err != nil {
+		return "", err
+	}
+	closeFiles(files)
+	stop := r.watch(c.ID)
+	defer stop()
 	killed := r.waitForStrays(c.Dir, strayTimeout)
 	var s keeper.State
 	if err := r.settle(c.ID, &s); err != nil || s.Pid != 0 {

@@ -31,6 +31,8 @@ type runner struct {
 	leaving chan struct{} // closed when this process is to end
 	leave   func()        // closes it
 
+	watches []func() // stop the watches of starts that a predecessor has left, which last until takeOver has its own
+
 	taking sync.Mutex // held from asking the keeper for files until they are out's
 	asking sync.Mutex // held from asking the keeper for files until the deputy has them; below taking
 
@@ -81,6 +83,9 @@ func Main(run string, logger *log.Logger) error {
 	if err := r.takeOver(ids); err != nil {
 		return err
 	}
+	for _, stop := range r.watches {
+		stop()
+	}
 	go r.out.loop()
 	go r.accept()
 	<-r.keeper.Done()
@@ -100,10 +105,13 @@ func (r *runner) hold() (ids []string, err error) {
 		return nil, err
 	}
 	for _, id := range ids {
-		_, files, err := r.get(id)
+		s, files, err := r.get(id)
 		wire.CloseAll(files)
 		if errors.Is(err, wire.ErrLost) {
 			return nil, err
+		}
+		if err == nil && s.InFlight {
+			r.watches = append(r.watches, r.watch(id))
 		}
 	}
 	return ids, r.call(keeper.OpReady, nil, nil)
@@ -266,15 +274,26 @@ func (r *runner) takeUp(id string) (keeper.State, error) {
 	return s, nil
 }
 
+// watch watches the start of a process until stop is called.
+func (r *runner) watch(id string) (stop func()) {
+	return r.deputy.Watch(id, func(put keeper.Put, f *os.File) {
+		if err := r.call(keeper.OpPut, put, nil, f); err != nil {
+			r.logger.Print(err)
+		}
+	})
+}
+
 // settleLeft waits for a runtime command that a predecessor left under way.
 // Whoever asks for one of the same process waits for it first.
 func (r *runner) settleLeft(s keeper.State) {
+	stop := r.watch(s.ID)
 	cmd := &command{done: make(chan struct{}), left: true}
 	r.mu.Lock()
 	r.commands[s.ID] = cmd
 	r.mu.Unlock()
 	go func() {
 		defer r.end(s.ID, cmd)
+		defer stop()
 		r.waitForStrays(s.Dir, strayTimeout)
 		err := r.settle(s.ID, &s)
 		if err == nil {
@@ -366,8 +385,12 @@ func (r *runner) get(id string) (keeper.State, []*os.File, error) {
 }
 
 func (r *runner) settle(id string, s *keeper.State) error {
-	r.deputy.Born(id)
-	now, files, err := r.ask(keeper.OpSettle, id)
+	var pidfds []*os.File
+	if pidfd := r.deputy.Born(id); pidfd != nil {
+		pidfds = append(pidfds, pidfd)
+		defer pidfd.Close()
+	}
+	now, files, err := r.ask(keeper.OpSettle, id, pidfds...)
 	wire.CloseAll(files)
 	*s = now
 	return err
@@ -375,11 +398,11 @@ func (r *runner) settle(id string, s *keeper.State) error {
 
 // ask asks the keeper something about a process that it answers with its state
 // and files; the deputy keeps them.
-func (r *runner) ask(op, id string) (keeper.State, []*os.File, error) {
+func (r *runner) ask(op, id string, with ...*os.File) (keeper.State, []*os.File, error) {
 	r.asking.Lock()
 	defer r.asking.Unlock()
 	var s keeper.State
-	files, err := r.keeper.Call(context.Background(), op, keeper.ID{ID: id}, &s)
+	files, err := r.keeper.Call(context.Background(), op, keeper.ID{ID: id}, &s, with...)
 	if err == nil && len(files) != len(s.Files) {
 		err = fmt.Errorf("%d files for %d names", len(files), len(s.Files))
 	}
