@@ -61,6 +61,9 @@ func TestStartIsCut(t *testing.T) {
 					if !errors.Is(err, ErrExitUnknown) || !strings.Contains(err.Error(), "killed") {
 						t.Errorf("start: %v, want an unknown end and its reason", err)
 					}
+					if out, _ := c.output(); out != "begun\n" {
+						t.Errorf("output %q, want what the program has written", out)
+					}
 				} else if err != nil {
 					t.Fatalf("start: %v", err)
 				} else {

@@ -27,7 +27,7 @@ func (r *Runtime) Wait(ctx context.Context, c Container) (Exit, error) {
 	}
 	r.gauges.drop(c.ID) // it may stay for long before it is removed
 	if e.Code < 0 {
-		return Exit{At: e.At, OOMKilled: e.OOMKilled}, fmt.Errorf("container %s: %w", c.ID, ErrExitUnknown)
+		return Exit{At: e.At, OOMKilled: e.OOMKilled}, fmt.Errorf("container %s: %w", c.ID, errNobodySaw)
 	}
 	exit := Exit{Code: e.Code, At: e.At, OOMKilled: e.OOMKilled}
 	if e.Refused {
@@ -35,6 +35,12 @@ func (r *Runtime) Wait(ctx context.Context, c Container) (Exit, error) {
 	}
 	return exit, nil
 }
+
+// errNobodyThere is why an exit is unknown of a process that nobody has handed over.
+var errNobodyThere = fmt.Errorf("berthd, the keeper and the runner were all dead when it ended: %w", ErrExitUnknown)
+
+// errNobodySaw is why an exit is unknown of a process that was handed over too late.
+var errNobodySaw = fmt.Errorf("it ended while its parents died, and the kernel does not tell its code: %w", ErrExitUnknown)
 
 // waitAlone is Wait for a process that the keeper does not know. What one that
 // has ended has left in its cgroup is killed, as the runner does it for others.
@@ -71,7 +77,7 @@ func (r *Runtime) state(ctx context.Context, c Container) (keeper.State, error) 
 func (r *Runtime) adopt(ctx context.Context, c Container) error {
 	pid, pidfd := openProcess(c.Dir, c.Cgroup)
 	if pidfd == nil {
-		return ErrExitUnknown
+		return errNobodyThere
 	}
 	files := map[string]*os.File{keeper.FilePidfd: pidfd}
 	defer func() {

@@ -66,7 +66,11 @@ func (r *runner) end(id string, cmd *command) {
 // start runs the command unless its process is there already.
 func (r *runner) start(c Run, files []*os.File) (Ran, error) {
 	if c.Again {
-		if unclear, err := r.resume(c); err != nil || unclear != "" {
+		unclear, err := r.resume(c)
+		if err == nil && unclear != "" {
+			err = r.keepOutput(c.ID)
+		}
+		if err != nil || unclear != "" {
 			return Ran{Unclear: unclear}, err
 		}
 	}
@@ -130,6 +134,25 @@ func (r *runner) resume(c Run) (unclear string, err error) {
 		return unclear, err
 	}
 	return "", r.settle(c.ID, &s)
+}
+
+// keepOutput writes to its log what a process has left in its FIFOs that has ended,
+// if it has begun: nobody will read them any more.
+func (r *runner) keepOutput(id string) error {
+	r.taking.Lock()
+	defer r.taking.Unlock()
+	s, files, err := r.get(id)
+	if err != nil {
+		return err
+	}
+	if !s.Output || s.Gone || r.out.has(id) {
+		closeFiles(files)
+		return nil
+	}
+	r.killRest(s)
+	r.out.add(id, s.Files, files)
+	r.out.close(r.out.drain(id))
+	return nil
 }
 
 // furnish puts what a container starts with at its places. What is there already
