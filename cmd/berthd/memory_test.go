@@ -16,7 +16,7 @@ func TestMemoryGoesBack(t *testing.T) {
 	}
 	clear(flood)
 	m.round()
-	if m.kept > before+memoryStep {
+	if m.kept > before+20<<20 { // Go keeps some of it free, a tenth at most
 		t.Errorf("%d MiB stay of a burst", (m.kept-before)>>20)
 	}
 }

@@ -167,7 +167,13 @@ func (n *node) exited(t *testing.T, id string) *runtimeapi.ContainerStatus {
 // eventually asks until it is true.
 func eventually(t *testing.T, what string, ask func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	within(t, patience, what, ask)
+}
+
+// within is eventually with another bound.
+func within(t *testing.T, bound time.Duration, what string, ask func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
@@ -175,7 +181,7 @@ func eventually(t *testing.T, what string, ask func() bool) {
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			t.Fatalf("not in %v: %s", patience, what)
+			t.Fatalf("not in %v: %s", bound, what)
 		}
 	}
 }
