@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,24 @@ func CatchSignals() {
 		signals = append(signals, s)
 	}
 	signal.Notify(make(chan os.Signal, 1), signals...)
+	defaultReserved()
+}
+
+// defaultReserved ends the ignoring of the signals that libc keeps for itself, which
+// os/signal leaves alone.
+func defaultReserved() {
+	const ignored = 1 // SIG_IGN
+	type action struct {
+		handler uintptr
+		rest    [7]uintptr
+	}
+	for s := uintptr(32); s < firstRealtime; s++ {
+		var now, byDefault action
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, s, 0, uintptr(unsafe.Pointer(&now)), 8, 0, 0)
+		if errno == 0 && now.handler == ignored {
+			_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, s, uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
+		}
+	}
 }
 
 // ignoreSignals is called before this process executes another program, which

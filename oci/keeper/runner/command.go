@@ -202,10 +202,12 @@ func takeMessages(names []string, files []*os.File) string {
 // readHeld empties a FIFO and returns the end of what it held.
 func readHeld(f *os.File) []byte {
 	st := newStream(nil, stderrName, f, false)
-	if st.open() != nil {
+	fd, err := st.open()
+	if err != nil {
 		return nil // the next start tries again
 	}
-	defer unix.Close(st.fd)
+	defer unix.Close(fd)
+	st.fd = fd
 	var said []byte
 	b := make([]byte, chunkSize)
 	for left := st.available(); left > 0; {

@@ -151,9 +151,10 @@ func (o *output) idleLocked(st *stream, e unix.EpollEvent, n int) {
 
 // begin opens st and waits for its first bytes. st is busy.
 func (o *output) begin(st *stream) {
-	err := st.open()
+	fd, err := st.open()
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	st.fd = fd
 	if err != nil {
 		o.logger.Printf("read %s of %s: %v", st.name, st.sink.id, err)
 	}
@@ -206,7 +207,11 @@ func (o *output) empty(st *stream) {
 	}
 	slot := o.takeSlotLocked(kept)
 	o.mu.Unlock()
-	if err := st.open(); err != nil {
+	fd, err := st.open()
+	o.mu.Lock()
+	st.fd = fd
+	o.mu.Unlock()
+	if err != nil {
 		o.logger.Printf("drain %s of %s: %v", st.name, st.sink.id, err)
 	} else {
 		for left := st.held(); left > 0; {

@@ -46,12 +46,13 @@ func newStream(s *sink, name string, f *os.File, tty bool) *stream {
 	return st
 }
 
-// open is called by st's reader. It may hang: opening a FIFO takes its lock.
-func (st *stream) open() (err error) {
-	if st.fd < 0 {
-		st.fd, err = openReading(st.file)
+// open is called by st's reader, without output.mu: it may hang, since opening a FIFO
+// takes its lock. What it returns is to be st.fd.
+func (st *stream) open() (fd int, err error) {
+	if st.fd >= 0 {
+		return st.fd, nil
 	}
-	return err
+	return openReading(st.file)
 }
 
 // openReading opens a FIFO anew, to be read without waiting.
