@@ -28,7 +28,7 @@ quickstart: build
 # One package at a time: tests compare the mounts and cgroups of the whole machine.
 test: build
 	hack/setup.sh test
-	go test -count=1 -p 1 -timeout 15m $(RACE) ./...
+	go test -count=1 -p 1 -timeout 20m $(RACE) ./...
 	go test -C hack/bench -count=1 .
 
 # The kubelet changes sysctls, mounts and the network: not those of the machine.
