@@ -107,6 +107,9 @@ func TestCapabilitySets(t *testing.T) {
 		// What ambient capabilities are for: a port below 1024 for a process that
 		// is not root.
 		const bind = `nc -l -p 81 2>/dev/null & while kill -0 $! 2>/dev/null; do netstat -ltn | grep -q ':81 ' && echo bound && break; done; kill $! 2>/dev/null; true`
+		config := podConfig(t, "ports")
+		config.Linux.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "1024"}
+		pod = n.runPod(t, config)
 		n.wantBoth(t, pod, "refused", bind, "", web)
 		n.wantBoth(t, pod, "bound", bind, "bound", func(s *security) {
 			web(s)
