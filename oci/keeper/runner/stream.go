@@ -18,8 +18,8 @@ const (
 
 // stream is one of a process's: a FIFO, or a terminal. The process may do anything
 // with its own end: take back what it has written, change the flags of the open file
-// that it was given, hang up, lock the FIFO (read.go). All but the first four are guarded by output.mu;
-// fd is also its reader's while busy.
+// that it was given, hang up, lock the FIFO (read.go). All but the first four are
+// guarded by output.mu; while busy, its reader alone may read from fd.
 type stream struct {
 	sink *sink
 	name string   // stdoutName or stderrName
